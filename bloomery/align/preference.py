@@ -1,0 +1,138 @@
+"""The preference stage: dpo and its relatives, with the reference's log-probabilities computed once and kept.
+
+    h = log pi(y|x) - log pi_ref(y|x)  for the chosen and the rejected answer;  loss = PAIRWISE[name](h_w, h_l)
+
+The reference is the model training starts from.  Its log-probabilities are read from `reference.safetensors` when the stage
+goes on after a stop: that file is made once, before the first step.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bloomery.align.pairs import Pair, pair_batch, render_pairs
+from bloomery.core.config import Input
+from bloomery.core.files import Quarantine
+from bloomery.core.metrics import say
+from bloomery.data.answers import PreferenceBatch
+from bloomery.data.batch import Batch
+from bloomery.data.formats import preferences
+from bloomery.data.packing import best_fit_decreasing
+from bloomery.data.stream import Stream, samples
+from bloomery.losses.preference import PAIRWISE
+from bloomery.model.store import load_config, load_model, save_model
+from bloomery.model.transformer import Transformer
+from bloomery.text.chat import Renderer
+from bloomery.text.tokenizer import load_tokenizer
+from bloomery.train.objective import Metrics, Objective, answer_logps, score_answers
+from bloomery.train.precision import choose
+from bloomery.train.session import TrainingConfig, train
+
+
+class Config(TrainingConfig):
+    """Learn from pairs of answers."""
+
+    model: Input = Field(description="the model to start from and to stay close to, a Hugging Face folder")
+    data: Input = Field(description="a file or folder of preferences: `prompt`, `chosen`, `rejected`")
+    validation: Input | None = Field(None, description="held-out preferences for validation")
+    template: str = Field("chatml", description="chat template")
+    loss: Literal["dpo"] = Field("dpo", description="an entry of PAIRWISE")
+    beta: float = Field(0.1, gt=0, description="how strongly the policy is tied to the reference")
+    smoothing: float = Field(0.0, ge=0, lt=0.5, description="chance that a label is flipped (cDPO)")
+    pairs: int = Field(32, gt=0, description="pairs a step")
+    micro_tokens: int = Field(8192, gt=0, description="tokens held in memory at once; any value gives the same step")
+    validation_pairs: int = Field(256, gt=0, description="held-out pairs looked at in each validation")
+
+
+def forecast(config: Config) -> dict:
+    if not (Path(config.model) / "config.json").is_file():
+        return {}
+    model = load_config(Path(config.model))
+    tokens = config.steps * config.pairs * min(96, 2 * model.context)
+    return {"parameters": model.parameters(), "tokens": tokens, "flops": tokens * model.flops_per_token() * 4 / 3,
+            "memory_gb": 18 * model.parameters() / 1e9 + 1.0, "note": "96 tokens a pair assumed, reference included"}
+
+
+def preference(name: str, *, beta: float, smoothing: float) -> Objective:
+    """The objective of a loss in `PAIRWISE`, with the metrics people watch."""
+    def objective(model: Transformer, batch: PreferenceBatch) -> tuple[Tensor, Metrics]:
+        logp = answer_logps(model, batch)
+        h = logp - batch.reference
+        loss = PAIRWISE[name](h[0::2], h[1::2], beta=beta, smoothing=smoothing).sum()
+        return loss, {"loss": float(loss.detach()), **pair_metrics(logp.detach(), h.detach(), beta),
+                      "pairs": batch.count}
+
+    return objective
+
+
+def pair_metrics(logp: Tensor, h: Tensor, beta: float) -> Metrics:
+    """Sums over pairs of TRL's metrics: implicit rewards beta h, their margin, and the absolute log-probabilities."""
+    margin = beta * (h[0::2] - h[1::2])
+    return {"rewards/chosen": float(beta * h[0::2].sum()), "rewards/rejected": float(beta * h[1::2].sum()),
+            "rewards/margins": float(margin.sum()), "rewards/accuracies": float((margin > 0).sum()),
+            "logps/chosen": float(logp[0::2].sum()), "logps/rejected": float(logp[1::2].sum())}
+
+
+def score_pairs(model: Transformer, pairs: list[Pair], micro_tokens: int) -> Tensor:
+    """log pi(y|x) of the chosen and the rejected answer of many pairs, (P, 2) in their order."""
+    scores = score_answers(model, [p.prompt for p in pairs], [p.answers for p in pairs], micro_tokens=micro_tokens)
+    return torch.tensor(scores)
+
+
+def reference_logps(model: Transformer, pairs: list[Pair], path: Path, micro_tokens: int) -> Tensor:
+    """The reference's log-probabilities (P, 2), from `path` when a stopped run has left them there."""
+    if path.exists():
+        return load_file(path)["logps"]
+    logps = score_pairs(model, pairs, micro_tokens)
+    temporary = path.with_name(".tmp-" + path.name)
+    save_file({"logps": logps}, temporary)
+    temporary.replace(path)
+    return logps
+
+
+def paired(pairs: list[Pair], reference: Tensor, *, size: int, micro_tokens: int, seed: int) -> Stream:
+    """Each step `size` pairs in the order of `samples`, best-fit into forests of at most `micro_tokens`."""
+    def batches(step: int) -> list[Batch]:
+        chosen = samples(step, size, len(pairs), seed)
+        lengths = [pairs[i].tokens for i in chosen]
+        bins = best_fit_decreasing(lengths, max(micro_tokens, *lengths))
+        return [pair_batch([pairs[chosen[i]] for i in group], reference[chosen[group]].flatten()) for group in bins]
+
+    return batches
+
+
+def run(config: Config, out: Path) -> dict:
+    """Preference optimisation of all weights; exports a Hugging Face folder that chats."""
+    tokenizer = load_tokenizer(Path(config.model))
+    model = load_model(Path(config.model))
+    renderer, context = Renderer(tokenizer, config.template), model.config.context
+    quarantine = Quarantine()
+    pairs, counts = render_pairs(preferences(config.data, quarantine), renderer, context, where=config.data)
+    held_out, _ = render_pairs(preferences(config.validation, quarantine)[:config.validation_pairs], renderer, context,
+                               where=config.validation) if config.validation else ([], {})
+    quarantine.write(out)
+    seen = samples(0, min(config.steps * config.pairs, len(pairs)), len(pairs), config.seed)
+    pairs = [pairs[i] for i in sorted(seen)]                    # those the steps will visit
+    say(f"  {config.loss}: {len(pairs)} of {counts['pairs']} pairs will be visited")
+    model.compute = choose(config.precision)[0]
+    reference = reference_logps(model, pairs, out / "reference.safetensors", config.micro_tokens)
+    start = score_pairs(model, held_out, config.micro_tokens) if held_out else None
+
+    def validate(model: Transformer) -> Metrics:
+        if start is None:
+            return {}
+        logp = score_pairs(model, held_out, config.micro_tokens)
+        sums = pair_metrics(logp.flatten(), (logp - start).flatten(), config.beta)
+        accuracy = float((logp[:, 0] > logp[:, 1]).float().mean())
+        return {"val_preference_accuracy": accuracy, **{f"val_{k}": v / len(held_out) for k, v in sums.items()}}
+
+    stream = paired(pairs, reference, size=config.pairs, micro_tokens=config.micro_tokens, seed=config.seed)
+    objective = preference(config.loss, beta=config.beta, smoothing=config.smoothing)
+    state = train(model, config, out, name=config.loss, stream=stream, objective=objective, validate=validate)
+    save_model(model, out, bos=tokenizer.eos, eos=[tokenizer.turn_end, tokenizer.eos])
+    tokenizer.save(out, context=context, chat_template=renderer.template.jinja())
+    return {**counts, "quarantined": len(quarantine), "tokens": state.tokens, **state.best}

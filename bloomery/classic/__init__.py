@@ -1,0 +1,1 @@
+"""Small tools that were here before neural networks, complete and fast."""

@@ -1,0 +1,169 @@
+"""The command line. stdout is the result, stderr is progress; exit codes are those of the errors.
+
+    0 done   1 failed   2 usage or configuration   3 a check failed   75 stopped and saved   130 stopped by Ctrl-C
+
+What needs torch is imported by name when its command runs, so that `bloomery --help` answers at once.
+"""
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from bloomery import __version__
+from bloomery.core.artifacts import verify as verify_folder
+from bloomery.core.errors import BloomeryError
+from bloomery.core.metrics import console, say
+from bloomery.failures import failures_explained
+from bloomery.stages import STAGES, Stage, load, load_module
+
+app = typer.Typer(
+    name="bloomery", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]},
+    help="From raw text to an aligned, served language model.\n\nstart here: bloomery run recipes/quickstart.toml",
+    epilog="bloomery COMMAND --help has an example of each. --debug, anywhere, shows the traceback of an error.")
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML recipe")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="STAGE.KEY=VALUE", help="override an option")]
+Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="where run folders are made")]
+ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+
+
+def print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+@app.command(epilog="example: bloomery run recipes/quickstart.toml --set base.steps=200 --dry-run")
+def run(recipe: RecipeFile,
+        only: Annotated[str | None, typer.Option(metavar="STAGE", help="this stage and what it needs")] = None,
+        overrides: Overrides = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and what it costs")] = False,
+        out: Out = Path("runs"), as_json: AsJson = False) -> None:
+    """Run every stage of a recipe that is not done yet."""
+    pipeline, shown = load_module("bloomery.pipeline"), load_module("bloomery.console")
+    if dry_run:
+        steps = pipeline.plan(pipeline.read_recipe(recipe, tuple(overrides or ())), out)
+        found = load_module("bloomery.forecast").forecast(pipeline.wanted(steps, only))
+        print_json(found) if as_json else shown.print_forecast(found)
+        return
+    steps, summary = pipeline.run(recipe, only=only, overrides=tuple(overrides or ()), out=out)
+    print_json(summary) if as_json else shown.print_outcome(steps, summary, steps[0].folder.parent)
+
+
+@app.command(epilog="example: bloomery check recipes/quickstart.toml")
+def check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a recipe and read all its data, without running anything."""
+    found = load_module("bloomery.inspection").inspect(recipe, tuple(overrides or ()))
+    print_json(found) if as_json else load_module("bloomery.console").print_inspection(found)
+
+
+@app.command(epilog="example: bloomery chat runs/quickstart/sft-1a2b3c4d5e")
+def chat(model: Annotated[Path, typer.Argument(metavar="MODEL", help="a model folder")],
+         temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token")] = 0.0,
+         max_tokens: Annotated[int, typer.Option(min=1, help="tokens of one answer at most")] = 200,
+         system: Annotated[str, typer.Option(help="a system message to start with")] = "",
+         ask: Annotated[str, typer.Option(metavar="QUESTION", help="ask this and end")] = "") -> None:
+    """Talk to a model; questions may also come through a pipe, one a line."""
+    talking = load_module("bloomery.chat")
+    talking.talk(talking.open_chat(model), iter([ask]) if ask else talking.typed_lines(), temperature=temperature,
+                 max_tokens=max_tokens, system=system)
+
+
+@app.command(epilog="example: bloomery show runs/quickstart/docs-1a2b3c4d5e")
+def show(path: Annotated[Path, typer.Argument(metavar="PATH", help="a stage's folder, a model folder, or a data file")],
+         tokenizer: Annotated[Path | None, typer.Option(metavar="FOLDER", help="colours what is trained")] = None,
+         count: Annotated[int, typer.Option("-n", "--count", min=1, help="rows to show")] = 5,
+         as_json: AsJson = False) -> None:
+    """Show what is in a folder: documents and drop reasons, what is trained on, pairs, a model's shape."""
+    shown = load_module("bloomery.show")
+    print_json(json.loads(shown.as_json(path))) if as_json else shown.show(path, tokenizer=tokenizer, count=count)
+
+
+@app.command(epilog="example: bloomery verify runs/quickstart/base-1a2b3c4d5e")
+def verify(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a finished stage's folder")],
+           as_json: AsJson = False) -> None:
+    """Compare every file of a finished output with its recorded hash; exit 3 when one differs."""
+    count = verify_folder(folder)
+    print_json({"folder": str(folder), "files": count}) if as_json else sys.stdout.write(f"{count} files as recorded\n")
+
+
+@app.command(epilog="example: bloomery doctor")
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine is, how fast it multiplies, and which optional parts are installed."""
+    found = load_module("bloomery.doctor").examine()
+    shown = load_module("bloomery.console")
+    print_json({name: {"found": value, "try": hint} for name, value, hint in found}) if as_json else \
+        shown.terminal().print(shown.table("what", "found", "to mend it", rows=[list(row) for row in found]))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    sys.stdout.write(f"{__version__}\n")
+
+
+def add_verb(verb: str, stage: Stage) -> None:
+    """Give a verb its command: `key=value` arguments, checked like a recipe's table."""
+    @app.command(verb, help=f"{stage.about}\n\nexample: {stage.example}", short_help=stage.about, add_help_option=False,
+                 rich_help_panel="Stages, each also a command", context_settings=ANYTHING)
+    def command(context: typer.Context) -> None:
+        arguments = [argument for argument in context.args if argument != "--json"]
+        shown = load_module("bloomery.console")
+        if {"-h", "--help"} & set(arguments) or not arguments:
+            shown.print_verb_help(verb, stage, load(verb)[0])
+            return
+        made = load_module("bloomery.pipeline").run_verb(verb, assignments(arguments))
+        if "--json" in context.args:
+            print_json(made.record)
+        else:
+            rows = [[key, shown.number(value)] for key, value in made.metrics.items()]
+            shown.terminal().print(shown.table("metric", "value", rows=rows))
+            say(f"written to {made.folder} in {made.record['seconds']:.1f} s")
+
+
+def assignments(arguments: list[str]) -> list[str]:
+    """`key=value`, `--key=value` and `--key value` alike; `--learning-rate` is `learning_rate`."""
+    found, waiting = [], list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if argument.startswith("--") and "=" not in argument and waiting:
+            argument += f"={waiting.pop(0)}"
+        key, equals, value = argument.partition("=")
+        found.append(key.removeprefix("--").replace("-", "_") + equals + value)
+    return found
+
+
+for _verb, _stage in STAGES.items():
+    add_verb(_verb, _stage)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        with failures_explained():
+            app(args=[argument for argument in arguments if argument != "--debug"], prog_name="bloomery")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BloomeryError as error:
+        if "--debug" in arguments:
+            traceback.print_exception(error)
+        show_error(error)
+        return error.exit_code
+    return 0
+
+
+def show_error(error: BloomeryError) -> None:
+    """What, where, why and what to try, on stderr; its words are never taken for markup."""
+    text = Text(str(error))
+    text.highlight_regex(r"^(error|where|why|try):", "bold red")
+    console.print(text, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

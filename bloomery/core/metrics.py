@@ -1,0 +1,92 @@
+"""What a run says while it works: one JSON line a row in `metrics.jsonl`, one progress line on the console.
+
+Rows are monotonic in `step`, also across a resume: opening a log at step k drops the rows a crash left after k.
+Progress goes to stderr, so that stdout stays the command's result.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+
+T = TypeVar("T")
+console = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """One line of progress for a person, on stderr; markup is not interpreted."""
+    if console.is_terminal:
+        console.print(text, markup=False)
+    else:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def shorten(value: float) -> str:
+    """A number as people read it: 12345678 -> 12.3M, 0.000123 -> 1.23e-04."""
+    if value == 0 or not abs(value) < float("inf"):
+        return str(value)
+    for scale, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= scale:
+            return f"{value / (1e3 if unit == 'k' else scale):.3g}{unit}"
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
+
+
+class MetricLog:
+    """The metrics of one stage: `log(step, loss=...)` writes a row and, at most every two seconds, a console line."""
+
+    def __init__(self, folder: Path, *, name: str, resume_step: int = 0, every: float = 2.0):
+        self.path, self.name, self.every = Path(folder) / "metrics.jsonl", name, every
+        self._last_said = 0.0
+        kept = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
+        if resume_step:
+            kept.append({"step": resume_step, "event": "resumed"})
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def log(self, step: int, *, quiet: bool = False, **values: float | str) -> None:
+        """Write one row; floats are kept exact. `quiet` keeps it off the console."""
+        self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
+        self._file.flush()
+        if not quiet and time.monotonic() - self._last_said >= self.every:
+            self._last_said = time.monotonic()
+            shown = "  ".join(f"{key} {shorten(v) if isinstance(v, (int, float)) else v}" for key, v in values.items())
+            say(f"  {self.name} {step}: {shown}")
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "MetricLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The rows of a `metrics.jsonl`; a last line cut by a crash is left out."""
+    if not Path(path).exists():
+        return []
+    rows = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def progress(items: Iterable[T], *, name: str, total: int | None = None, every: float = 2.0) -> Iterator[T]:
+    """Pass `items` through and say how far along we are whenever `every` seconds have gone by."""
+    start = last = time.monotonic()
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if now - last >= every:
+            last, rate = now, done / (now - start)
+            left = f" of {total}, {(total - done) / max(rate, 1e-9):.0f} s left" if total else ""
+            say(f"  {name}: {done}{left}")
+        yield item

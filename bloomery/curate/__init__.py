@@ -1,0 +1,1 @@
+"""From raw documents to a corpus worth training on: every document is kept, or dropped with a reason."""

@@ -1,0 +1,1 @@
+"""Batches, packing, token shards, streams and the formats records come in."""

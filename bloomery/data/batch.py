@@ -1,0 +1,64 @@
+"""A batch is a forest of token runs: tokens lie flat, nothing is padded, and the loss's normalisation is data.
+
+`weights` say which positions are trained and how much, `count` what the summed loss is divided by.  GRPO's and SFT's
+denominators are values here, not branches in the loop.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bloomery.model.forest import Segments, roots
+
+
+@dataclass(frozen=True)
+class Batch:
+    ids: Tensor             # (N,) int64
+    targets: Tensor         # (N,) int64  the token each position should predict
+    weights: Tensor         # (N,) float32  0 = not trained
+    positions: Tensor       # (N,) int64  position along its own path (prefix + run), what RoPE sees
+    segments: Segments
+    count: float            # what the summed loss is divided by, before the sum over micro-batches and ranks
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of tokens: position t reads ids[t] and should predict targets[t], weighted by weights[t]."""
+
+    ids: list[int]
+    targets: list[int]
+    weights: list[float]
+    parent: int = -1        # index of the run it continues, -1 for a root
+
+
+def sequence(tokens: list[int], trained: list[bool]) -> Run:
+    """A whole sequence as one root: token t predicts token t + 1, trained where that next token is."""
+    return Run(tokens[:-1], tokens[1:], [float(t) for t in trained[1:]])
+
+
+def forest(runs: list[Run], *, count: float | None = None) -> Batch:
+    """Lay runs end to end. `count` defaults to the sum of weights; `ValueError` when nothing is trained."""
+    segments = roots([len(run.ids) for run in runs])
+    parents = torch.tensor([run.parent for run in runs], dtype=torch.int32)
+    offsets: list[int] = []                                     # path length before each run
+    for run in runs:
+        offsets.append(offsets[run.parent] + len(runs[run.parent].ids) if run.parent >= 0 else 0)
+    weights = torch.tensor([w for run in runs for w in run.weights], dtype=torch.float32)
+    if not bool((weights != 0).any()):
+        raise ValueError("no target tokens: every weight is 0")
+    return Batch(
+        ids=torch.tensor([i for run in runs for i in run.ids]),
+        targets=torch.tensor([t for run in runs for t in run.targets]),
+        weights=weights,
+        positions=torch.cat([torch.arange(o, o + len(run.ids)) for o, run in zip(offsets, runs, strict=True)]),
+        segments=Segments(segments.start, parents),
+        count=float(weights.sum()) if count is None else count)
+
+
+def rectangle(rows: Tensor, *, offset: int = 0) -> Batch:
+    """Rows (B, T+1) of token ids as B roots of T tokens, every position trained."""
+    ids, targets = rows[:, :-1].flatten(), rows[:, 1:].flatten()
+    count, width = len(rows), rows.shape[1] - 1
+    return Batch(ids, targets, torch.ones(len(ids)), torch.arange(offset, offset + width).repeat(count),
+                 roots([width] * count), float(len(ids)))

@@ -1,0 +1,46 @@
+"""Held-out text as batches: every token of every document predicted once, and bits per UTF-8 byte as the result."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from bloomery.data.batch import Batch, Run, forest
+from bloomery.data.shards import Shard
+from bloomery.losses.token import bits_per_byte, perplexity
+
+TOKENS = 8192           # tokens a batch
+
+
+def document_runs(shard: Shard, index: int, context: int) -> list[Run]:
+    """One document as runs of at most `context` tokens; each sees an end-of-text or the last token before it.
+
+    The end-of-text is read first and predicted last, so that all tokens of the document and its end are scored.
+    """
+    tokens = np.concatenate([[shard.eos], shard.document(index)]).astype(np.int64)
+    pieces = [tokens[a:a + context + 1].tolist() for a in range(0, len(tokens) - 1, context)]
+    return [Run(piece[:-1], piece[1:], [1.0] * (len(piece) - 1)) for piece in pieces]
+
+
+def batches(runs: list[Run], tokens: int = TOKENS) -> list[Batch]:
+    """Runs in order, cut into batches of about `tokens` tokens."""
+    out: list[list[Run]] = [[]]
+    for run in runs:
+        if out[-1] and sum(len(r.ids) for r in out[-1]) + len(run.ids) > tokens:
+            out.append([])
+        out[-1].append(run)
+    return [forest(group) for group in out if group]
+
+
+def corpus_bits_per_byte(shard: Shard, score: Callable[[list[Batch]], tuple[float, float]], *, context: int,
+                         limit: int | None = None) -> dict[str, float]:
+    """`val_loss` (nats a token), `val_perplexity` and `val_bpb` of the first documents that hold `limit` tokens, or of all.
+
+    Perplexity is of the whole corpus, never a mean over documents; bytes do not count the end-of-text, its nats do.
+    """
+    last = len(shard.ends) if limit is None else int(np.searchsorted(shard.ends, limit)) + 1
+    chosen = range(min(last, len(shard.ends)))
+    with torch.no_grad():
+        nats, tokens = score(batches([run for i in chosen for run in document_runs(shard, i, context)]))
+    return {"val_loss": nats / tokens, "val_perplexity": perplexity(nats, tokens),
+            "val_bpb": bits_per_byte(nats, int(shard.bytes_[:len(chosen)].sum()))}

@@ -1,0 +1,1 @@
+"""Making instructions and preferences to learn from."""

@@ -1,0 +1,118 @@
+"""The sft stage: supervised fine-tuning on conversations, only the assistant's words trained.
+
+    loss = -sum_t w_t log p(x_t | x_<t) / sum_t w_t        w_t = 1 where the assistant speaks, its turn-end included
+
+The mask comes from rendering (`text/chat.py`); a data set in which nothing would be trained is an error before the first
+step.
+"""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from bloomery.core.artifacts import write_atomic
+from bloomery.core.config import Input
+from bloomery.core.errors import InputError
+from bloomery.core.files import Quarantine
+from bloomery.core.metrics import say
+from bloomery.core.records import Conversation
+from bloomery.data.batch import Batch, Run, forest, sequence
+from bloomery.data.formats import conversations
+from bloomery.data.packing import best_fit_decreasing
+from bloomery.data.stream import Stream, samples
+from bloomery.data.validation import batches as in_order
+from bloomery.model.store import load_config, load_model, save_model
+from bloomery.model.transformer import Transformer
+from bloomery.text.chat import Renderer
+from bloomery.text.tokenizer import Tokenizer, load_tokenizer
+from bloomery.train.objective import causal_lm, total_nll
+from bloomery.train.session import TrainingConfig, train
+
+
+class Config(TrainingConfig):
+    """Fine-tune on conversations."""
+
+    model: Input = Field(description="the model to start from, a Hugging Face folder")
+    data: Input = Field(description="a file or folder of conversations: `messages`, or `prompt` and `completion`")
+    validation: Input | None = Field(None, description="held-out conversations for validation")
+    template: str = Field("chatml", description="chat template")
+    examples: int = Field(64, gt=0, description="conversations a step")
+    micro_tokens: int = Field(8192, gt=0, description="tokens held in memory at once; any value gives the same step")
+    validation_examples: int = Field(256, gt=0, description="held-out conversations looked at in each validation")
+
+
+def forecast(config: Config) -> dict:
+    if not (Path(config.model) / "config.json").is_file():
+        return {}
+    model = load_config(Path(config.model))
+    tokens = config.steps * config.examples * min(64, model.context)
+    return {"parameters": model.parameters(), "tokens": tokens, "flops": tokens * model.flops_per_token(),
+            "memory_gb": 18 * model.parameters() / 1e9 + 1.0, "note": "64 tokens a conversation assumed"}
+
+
+def rendered_runs(data: list[Conversation], renderer: Renderer, context: int, *, where: str) -> tuple[list[Run], dict]:
+    """Conversations as runs, with counts of what was dropped and the share of trained tokens.
+
+    Policy for a conversation longer than the context: drop, and count. `InputError` when nothing is left to train on.
+    """
+    runs, too_long = [], 0
+    for conversation in data:
+        rendered = renderer.conversation(conversation.messages)
+        if len(rendered.ids) > context + 1:
+            too_long += 1
+        elif any(rendered.trained):
+            runs.append(sequence(rendered.ids, rendered.trained))
+    nothing = len(data) - too_long - len(runs)
+    if not runs:
+        raise InputError("nothing to train on", where=where,
+                         why=f"of {len(data)} conversations {too_long} are longer than the context of {context} tokens "
+                             f"and {nothing} have no assistant turn", hint="look at the rows with: bloomery show data")
+    tokens, trained = sum(len(r.ids) for r in runs), sum(sum(r.weights) for r in runs)
+    return runs, {"examples": len(runs), "dropped_examples": too_long + nothing, "dropped/too_long": too_long,
+                  "dropped/no_assistant_turn": nothing, "supervised_tokens": int(trained),
+                  "supervised_share": trained / tokens}
+
+
+def packed(runs: list[Run], *, examples: int, micro_tokens: int, seed: int) -> Stream:
+    """Each step `examples` runs in the order of `samples`, best-fit into micro-batches of at most `micro_tokens`."""
+    def batches(step: int) -> list[Batch]:
+        chosen = [runs[i] for i in samples(step, examples, len(runs), seed)]
+        lengths = [len(run.ids) for run in chosen]
+        bins = best_fit_decreasing(lengths, max(micro_tokens, *lengths))
+        return [forest([chosen[i] for i in group]) for group in bins]
+
+    return batches
+
+
+def run(config: Config, out: Path) -> dict:
+    """Fine-tune all weights and export a Hugging Face folder that chats."""
+    tokenizer = load_tokenizer(Path(config.model))
+    model = load_model(Path(config.model))
+    renderer, context = Renderer(tokenizer, config.template), model.config.context
+    quarantine = Quarantine()
+    data = conversations(config.data, quarantine)
+    runs, counts = rendered_runs(data, renderer, context, where=config.data)
+    held_out, _ = rendered_runs(conversations(config.validation, quarantine)[:config.validation_examples], renderer,
+                                context, where=config.validation) if config.validation else ([], {})
+    quarantine.write(out)
+    say(f"  sft: {counts['examples']} conversations, {counts['supervised_share']:.0%} of their tokens trained, "
+        f"{counts['dropped_examples']} dropped")
+
+    def validate(model: Transformer) -> dict[str, float]:
+        if not held_out:
+            return {}
+        nats, tokens = total_nll(model, in_order(held_out, config.micro_tokens))
+        return {"val_loss": nats / tokens}
+
+    stream = packed(runs, examples=config.examples, micro_tokens=config.micro_tokens, seed=config.seed)
+    state = train(model, config, out, name="sft", stream=stream, objective=causal_lm, validate=validate)
+    export(model, Path(config.model), tokenizer, renderer, out)
+    return {**counts, "quarantined": len(quarantine), "tokens": state.tokens, **state.best}
+
+
+def export(model: Transformer, source: Path, tokenizer: Tokenizer, renderer: Renderer, out: Path) -> None:
+    """A chat model's folder: generation ends at the turn-end."""
+    save_model(model, out, bos=tokenizer.eos, eos=[tokenizer.turn_end, tokenizer.eos])
+    tokenizer.save(out, context=model.config.context, chat_template=renderer.template.jinja())
+    write_atomic(out / "README.md", f"# A chat model\n\nFine-tuned from `{source.name}` with bloomery; template "
+                                    f"`{renderer.template.name}`.\n")

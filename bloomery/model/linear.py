@@ -1,0 +1,51 @@
+"""The linear layer: fp32 weights, and matrix products in bfloat16 where the hardware is fast at them.
+
+Autocast casts every weight in every forward pass.  Here a layer keeps a bfloat16 shadow of its weight and renews it only
+when the optimizer has changed the weight, which torch counts in `_version`.  The gradient comes back in fp32, on
+the one parameter there is, so that optimizer, clipping and checkpoints never learn about the shadow.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+
+class ShadowLinear(torch.autograd.Function):
+    """y = x W^T from the shadow of W; dW is returned in the dtype of W."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, shadow: Tensor) -> Tensor:
+        ctx.save_for_backward(x, shadow)
+        ctx.weight_dtype = weight.dtype
+        return linear(x, shadow)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, shadow = ctx.saved_tensors
+        dx = grad @ shadow if ctx.needs_input_grad[0] else None
+        dw = (grad.flatten(0, -2).mT @ x.flatten(0, -2)).to(ctx.weight_dtype) if ctx.needs_input_grad[1] else None
+        return dx, dw, None
+
+
+class Linear(nn.Module):
+    """x (..., in) -> (..., out) without bias; `weight` is (out, in) as in Hugging Face folders."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self._shadow: Tensor | None = None
+        self._shadow_of = (-1, 0)
+
+    def compute_weight(self, dtype: torch.dtype) -> Tensor:
+        """The weight in `dtype`, renewed only after it has changed; carries no gradient of its own."""
+        if self.weight.dtype == dtype:
+            return self.weight.detach()
+        stamp = (self.weight._version, self.weight.data_ptr())
+        if self._shadow is None or self._shadow_of != stamp or self._shadow.dtype != dtype:
+            self._shadow, self._shadow_of = self.weight.detach().to(dtype), stamp
+        return self._shadow
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == self.weight.dtype:
+            return linear(x, self.weight)
+        return ShadowLinear.apply(x, self.weight, self.compute_weight(x.dtype))

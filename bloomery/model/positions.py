@@ -1,0 +1,39 @@
+"""Rotary positions: q and k are turned by an angle proportional to their position, so that scores see differences only.
+
+theta_k = base^(-2k/E), angle = p theta_k (Su et al. 2021).  Two layouts pair the dimensions differently: half-rotated
+(k, k + E/2), which Hugging Face Llama checkpoints use and we default to, and interleaved (2k, 2k + 1) of the paper.
+Mixing them inside one model gives wrong scores without any error.
+"""
+
+import torch
+from torch import Tensor
+
+
+def rope_frequencies(head_width: int, base: float) -> Tensor:
+    """Angles per position of the E/2 pairs, (E/2,) float64."""
+    if head_width % 2:
+        raise ValueError(f"head_width must be even, got {head_width}")
+    return base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
+
+
+def rope_table(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin of every position, each (N, 1, E/2); angles are taken in float64, bf16 would lose positions > 256."""
+    angles = positions.to(torch.float64)[:, None] * frequencies                          # (N, E/2)
+    return angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
+
+
+def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (k, k + E/2) of x (N, heads, E)."""
+    a, b = x.chunk(2, -1)                                                                # (N, heads, E/2) each
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
+def rope_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (2k, 2k + 1) of x (N, heads, E): the layout of RoFormer and of Meta's Llama code."""
+    a, b = x[..., ::2], x[..., 1::2]
+    return torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
+
+
+def interleaved_to_half(head_width: int) -> list[int]:
+    """The permutation with rope(x[perm]) == rope_interleaved(x)[perm]: how Meta's q and k rows become Hugging Face's."""
+    return [*range(0, head_width, 2), *range(1, head_width, 2)]

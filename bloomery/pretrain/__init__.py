@@ -1,0 +1,1 @@
+"""Vocabulary, token shards and the base model."""

@@ -1,0 +1,1 @@
+"""The report: finished stages in, one HTML page that opens anywhere out."""

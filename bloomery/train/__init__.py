@@ -1,0 +1,1 @@
+"""The one optimisation loop: objective, state, step, schedule, precision, checkpoints, hooks."""

@@ -1,0 +1,75 @@
+"""What is minimised: an objective takes the model and a batch and returns a sum, and the batch says what divides it.
+
+    objective(model, batch) -> (sum of the loss, metrics)
+
+Metrics are sums too (`loss` in nats, `tokens`, ...); the loop adds them over micro-batches and divides once, by the
+`tokens` (or `pairs`) that come with them.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bloomery.core.metrics import progress
+from bloomery.data.answers import AnswerBatch, answer_forest, tokens
+from bloomery.data.batch import Batch
+from bloomery.data.packing import best_fit_decreasing
+from bloomery.losses.linear_ce import linear_cross_entropy, linear_logp
+from bloomery.model.forest import Forest
+from bloomery.model.transformer import Transformer
+
+Metrics = dict[str, float]
+Objective = Callable[[Transformer, Batch], tuple[Tensor, Metrics]]
+
+
+def causal_lm(model: Transformer, batch: Batch) -> tuple[Tensor, Metrics]:
+    """Sum over positions of weight times -log p(target). Pretraining and fine-tuning differ in their weights only."""
+    hidden = model(batch.ids, batch.positions, Forest(batch.segments))
+    targets, weights = batch.targets, batch.weights
+    if not bool((weights != 0).all()):                          # the head only sees rows that are trained
+        rows = weights.nonzero()[:, 0]
+        hidden, targets, weights = hidden[rows], targets[rows], weights[rows]
+    loss, nll = linear_cross_entropy(hidden, model.head.weight, targets, weights,
+                                     shadow=model.head.compute_weight(hidden.dtype))
+    return loss, {"loss": float(loss.detach()), "nll": float(nll.sum()), "tokens": float(len(nll))}
+
+
+def token_logps(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
+    """log p of the target at every weighted position, and those positions: both (M,)."""
+    hidden = model(batch.ids, batch.positions, Forest(batch.segments))
+    rows = batch.weights.nonzero()[:, 0]
+    logp = linear_logp(hidden[rows], model.head.weight, batch.targets[rows],
+                       shadow=model.head.compute_weight(hidden.dtype))
+    return logp, rows
+
+
+def answer_logps(model: Transformer, batch: AnswerBatch) -> Tensor:
+    """log pi(y|x) of every answer, summed over its tokens and its turn-end, (A,) in at least fp32."""
+    logp, rows = token_logps(model, batch)
+    return logp.new_zeros(batch.answers).index_add(0, batch.answer[rows], logp)
+
+
+@torch.no_grad()
+def score_answers(model: Transformer, prompts: list[list[int]], answers: list[list[list[int]]], *,
+                  micro_tokens: int = 8192) -> list[list[float]]:
+    """`answer_logps` of any number of prompts, in their order, in batches of about `micro_tokens` tokens."""
+    sizes = [tokens(*pair) for pair in zip(prompts, answers, strict=True)]
+    out: list[list[float]] = [[] for _ in prompts]
+    bins = best_fit_decreasing(sizes, max([micro_tokens, *sizes]))
+    for group in progress(bins, name="scoring answers, batches", total=len(bins)):
+        batch = answer_forest([prompts[i] for i in group], [answers[i] for i in group])
+        scores = iter(answer_logps(model, batch).tolist())
+        for i in group:
+            out[i] = [next(scores) for _ in answers[i]]
+    return out
+
+
+@torch.no_grad()
+def total_nll(model: Transformer, batches: list[Batch]) -> tuple[float, float]:
+    """Weighted sum of nll and sum of weights over batches, for validation."""
+    nats = count = 0.0
+    for batch in batches:
+        nats += float(causal_lm(model, batch)[0])
+        count += float(batch.weights.sum())
+    return nats, count

@@ -1,0 +1,102 @@
+"""Finished stages of an invented recipe: small, and with all that makes a report hard."""
+
+import json
+import math
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bloomery.core.artifacts import produce
+
+HOSTILE = ('<script>window.stolen = 1</script></pre></script><img src=x onerror="window.stolen=1">'
+           "&amp;{{ 7*7 }} \x00\u2028")
+REASONS = {"language": ["not_english"],
+           "heuristics": ["too_short", "symbol_ratio", "duplicate_lines", "few_stop_words"],
+           "exact": ["exact_duplicate"], "minhash": ["near_duplicate"], "toxicity": []}
+
+
+def lines(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+class Run:
+    """Makes finished stages below `root` and remembers their folders and hashes."""
+
+    def __init__(self, root: Path):
+        self.root, self.hashes, self.folders = root, {}, []
+
+    def stage(self, name: str, verb: str = "", *, reads: tuple[str, ...] = (), files=lambda out: None, config=None,
+              **metrics) -> None:
+        key = f"{len(self.hashes):02d}{name}"[:10]
+        self.hashes[name] = key
+        folder = self.root / f"{name}-{key}"
+        produce(folder, stage=name, verb=verb or name, key=key, config=config or {},
+                parents={parent: self.hashes[parent] for parent in reads},
+                build=lambda out: (files(out), metrics)[1])
+        self.folders.append(str(folder))
+
+
+def curation_files(out: Path) -> None:
+    rng = random.Random(1)
+    left, left_bytes, steps, dropped = 11_980, 61_400_000, [], []
+    for step, reasons in REASONS.items():
+        taken = {}
+        for i, reason in enumerate(reasons):
+            count = [1310, 420, 95, 61][i] if step != "minhash" else 2200
+            taken[reason] = {"documents": count, "bytes": count * 4100}
+            left, left_bytes = left - count, left_bytes - count * 4100
+            dropped += [{"id": f"{step}{i}-{n:04d}", "source": f"manual/{n}.txt", "reason": reason, "step": step,
+                         "text": f"Dropped for {reason}: {n}. " + " ".join(rng.choices(["iron", "ore", "slag"], k=80))}
+                        for n in range(120)]
+        if step == "toxicity":
+            left_bytes -= 800_000
+        steps.append({"step": step, "reasons": taken, "documents_left": left, "bytes_left": left_bytes})
+    dropped.append({"id": "hostile", "source": "<b>web</b>", "reason": "<i>hostile</i>", "step": "heuristics",
+                    "text": HOSTILE})
+    record = {"read": 12_000, "bytes_read": 61_500_000, "kept": left, "bytes_kept": left_bytes, "quarantined": 20,
+              "steps": steps}
+    (out / "curation.json").write_text(json.dumps(record))
+    pq.write_table(pa.Table.from_pylist(dropped), out / "dropped.parquet")
+    lines(out / "quarantine.jsonl",
+          [{"where": f"web.jsonl:{n}", "why": "not valid JSON", "excerpt": HOSTILE} for n in range(20)])
+
+
+def training_rows(steps: int, start: float, end: float, *, validate: bool = True, resumed: int = 0) -> list[dict]:
+    rng, rows = random.Random(steps), []
+    for step in range(1, steps + 1):
+        loss = end + (start - end) * math.exp(-5 * step / steps) + rng.gauss(0, 0.06)
+        row = {"step": step, "time": 1.7e9 + 2.1 * step + (40_000 if resumed and step > resumed else 0), "loss": loss,
+               "grad_norm": 1 + rng.random() + (9 if step == steps // 3 else 0),
+               "tokens_per_second": 31_000 + rng.gauss(0, 900),
+               "learning_rate": 3e-3 * min(1, step / 40) * (1 - step / steps), "num_tokens": step * 8192}
+        if validate and step % max(1, steps // 12) == 0:
+            row |= {"val_loss": loss + 0.08, "val_bpb": (loss + 0.08) / 2.2}
+        rows.append(row)
+        if step == resumed:
+            rows.append({"step": step, "event": "resumed"})
+    return rows
+
+
+def preference_rows(steps: int) -> list[dict]:
+    rng, rows = random.Random(7), []
+    for row in training_rows(steps, 0.69, 0.38, validate=False):
+        t = row["step"] / steps
+        chosen, rejected = -38 - 9 * t + rng.gauss(0, 1), -41 - 34 * t + rng.gauss(0, 1)
+        rows.append({**row, "rewards/margins": 2.4 * t + rng.gauss(0, 0.1),
+                     "rewards/accuracies": min(1, 0.5 + 0.4 * t + rng.gauss(0, 0.05)),
+                     "rewards/chosen": -0.9 * t, "rewards/rejected": -3.3 * t,
+                     "logps/chosen": chosen, "logps/rejected": rejected, "logits/chosen": 0.2 * t})
+    rows[60]["loss"] = float("nan")
+    return rows
+
+
+def answer_rows() -> list[dict]:
+    return [{"prompt": f"What does `os.path.{name}` do?", "expected": f"It {does}.",
+             "answers": {"base": f"os.path.{name}(path) os.path os.path.{name}", "sft": f"It {does}.",
+                         "dpo": f"It {does}, and returns a string." if name != "join" else HOSTILE}}
+            for name, does in [("basename", "returns the last part of a path"), ("join", "joins parts of a path"),
+                               ("exists", "says whether a path refers to something"), ("split", "splits a path in two"),
+                               ("isdir", "says whether a path is a folder"), ("abspath", "makes a path absolute"),
+                               ("getsize", "returns the size of a file"), ("samefile", "compares two paths")]]

@@ -1,0 +1,126 @@
+"""The report in a browser that is offline: nothing is asked for, nothing breaks, nothing sticks out."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bloomery.report.run import Config, run
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")]
+
+
+@pytest.fixture(scope="module")
+def address(whole_run, tmp_path_factory) -> str:
+    out: Path = tmp_path_factory.mktemp("page")
+    run(Config(runs=whole_run), out)
+    return (out / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=CHROMIUM,
+                                         args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, address):
+    """A function that opens the page and, when the test is over, asserts that it kept quiet."""
+    faults, pages = [], []
+
+    def asked(request):
+        if not request.url.startswith(("file:", "data:")):
+            faults.append(request.url)
+
+    def said(message):
+        if message.type in ("error", "warning"):
+            faults.append(message.text)
+
+    def at(width: int, scheme: str = "light"):
+        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        page.on("console", said)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", asked)
+        page.goto(address)
+        page.wait_for_function("document.querySelectorAll('.plot svg.main-svg').length > 0")
+        pages.append(page)
+        return page
+
+    yield at
+    for page in pages:
+        page.close()
+    assert faults == []
+
+
+@pytest.mark.parametrize("width", [1366, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_fits_and_keeps_quiet(opened, width, scheme):
+    page = opened(width, scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    page.wait_for_timeout(200)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate("[...document.querySelectorAll('.plot')].every(p => p.querySelector('svg.main-svg'))")
+    assert page.evaluate("window.stolen") is None
+
+
+def test_switches_redraw(opened):
+    page = opened(1366)
+    title = "document.querySelector('.plot .xtitle').textContent"
+    assert page.evaluate(title) == "step"
+    page.click("[data-switch=axis] [value=minutes]")
+    assert page.evaluate(title) == "minutes at work"
+    page.click("[data-switch=scale] [value=log]")
+    assert page.evaluate("document.querySelector('.plot').layout.yaxis.type") == "log"
+    page.click("[data-switch=unit] [value=bytes]")
+    assert page.get_attribute(".waterfall", "data-unit") == "bytes"
+
+
+def test_theme_changes_page_and_charts(opened):
+    page = opened(1366)
+    look = "[getComputedStyle(document.body).backgroundColor, document.querySelector('.plot').data[1].line.color]"
+    light = page.evaluate(look)
+    page.click("#theme")
+    assert all(a != b for a, b in zip(light, page.evaluate(look), strict=True))
+    page.click("#theme")
+    assert page.evaluate(look) == light
+
+
+def test_documents_are_filtered_and_searched(opened):
+    page = opened(1366)
+    shown = "document.querySelectorAll('.document:not([hidden])').length"
+    assert page.evaluate(shown) == 281
+    page.select_option("[data-reason]", index=1)
+    assert page.evaluate(shown) == 40
+    page.select_option("[data-reason]", index=0)
+    page.fill("[data-search]", "window.stolen")
+    assert page.evaluate(shown) == 1
+    assert page.inner_text(".browser output") == "1 of 281 shown"
+
+
+def test_tables_sort_by_number(opened):
+    page = opened(1366)
+    values = "[...document.querySelectorAll('#all-numbers tbody tr')].map(r => Number(r.cells[2].dataset.value))"
+    page.click("#all-numbers th:nth-child(3) button")
+    assert page.evaluate(values) == sorted(page.evaluate(values))
+    page.click("#all-numbers th:nth-child(3) button")
+    assert page.evaluate(values) == sorted(page.evaluate(values), reverse=True)
+    assert page.get_attribute("#all-numbers th:nth-child(3)", "aria-sort") == "descending"
+
+
+def test_foreign_scripts_and_requests_are_refused(browser, address):
+    page = browser.new_page()
+    page.goto(address)
+    page.evaluate("""() => {
+        const script = document.createElement("script");
+        script.textContent = "window.stolen = 1";
+        document.body.append(script);
+    }""")
+    assert page.evaluate("window.stolen") is None
+    assert page.evaluate("fetch('https://example.org').then(() => 'sent', () => 'refused')") == "refused"
+    page.close()
