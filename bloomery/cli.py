@@ -52,7 +52,7 @@ def run(recipe: RecipeFile,
         print_json(found) if as_json else shown.print_forecast(found)
         return
     steps, summary = pipeline.run(recipe, only=only, overrides=tuple(overrides or ()), out=out)
-    print_json(summary) if as_json else shown.print_outcome(steps, summary, steps[0].folder.parent)
+    print_json(summary) if as_json else shown.print_outcome(summary, steps[0].folder.parent)
 
 
 @app.command(epilog="example: bloomery check recipes/quickstart.toml")
@@ -71,17 +71,21 @@ def chat(model: Annotated[Path, typer.Argument(metavar="MODEL", help="a model fo
     """Talk to a model; questions may also come through a pipe, one a line."""
     talking = load_module("bloomery.chat")
     talking.talk(talking.open_chat(model), iter([ask]) if ask else talking.typed_lines(), temperature=temperature,
-                 max_tokens=max_tokens, system=system)
+                 max_tokens=max_tokens, system=system, interactive=sys.stdin.isatty() and not ask)
 
 
-@app.command(epilog="example: bloomery show runs/quickstart/docs-1a2b3c4d5e")
-def show(path: Annotated[Path, typer.Argument(metavar="PATH", help="a stage's folder, a model folder, or a data file")],
-         tokenizer: Annotated[Path | None, typer.Option(metavar="FOLDER", help="colours what is trained")] = None,
+@app.command(epilog="example: bloomery show runs/quickstart/curate-1a2b3c4d5e --reason word_count")
+def show(path: Annotated[Path, typer.Argument(metavar="PATH", help="a run's, a stage's or a model's folder, or data")],
+         tokenizer: Annotated[Path | None, typer.Option(metavar="FOLDER", help="shows which tokens train")] = None,
+         reason: Annotated[str, typer.Option(help="only documents that curation dropped for it")] = "",
          count: Annotated[int, typer.Option("-n", "--count", min=1, help="rows to show")] = 5,
          as_json: AsJson = False) -> None:
-    """Show what is in a folder: documents and drop reasons, what is trained on, pairs, a model's shape."""
+    """Show what is in a folder: drop reasons, what is trained on, pairs, a model's shape, a whole run."""
     shown = load_module("bloomery.show")
-    print_json(json.loads(shown.as_json(path))) if as_json else shown.show(path, tokenizer=tokenizer, count=count)
+    if as_json:
+        print_json(shown.as_json(path))
+    else:
+        shown.show(path, tokenizer=tokenizer, count=count, reason=reason)
 
 
 @app.command(epilog="example: bloomery verify runs/quickstart/base-1a2b3c4d5e")

@@ -6,17 +6,18 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from bloomery.core.config import Settings, options
+from bloomery.core.config import Option, Settings, options, sections
 from bloomery.core.metrics import shorten
-from bloomery.pipeline import Step
 from bloomery.stages import Stage
 
 MAIN_NUMBERS = 4                # of a stage's metrics, as many as fit beside its name
+TELLING = ("bpb", "exact_match", "accuracy", "perplexity", "loss")          # shown first, in this order
+COUNTS = ("dropped", "skipped", "quarantined")                              # shown by `bloomery show`, not here
 ANSWERS = 6
+WIDE = 100                      # columns from which the types of options are shown too
 
 
 def terminal() -> Console:
@@ -39,24 +40,34 @@ def number(value: object) -> str:
     return shorten(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
-def print_outcome(steps: list[Step], summary: dict, root: Path) -> None:
+def print_outcome(summary: dict, root: Path) -> None:
     """Every stage with its seconds and main numbers, the answers side by side, where the report is, how to chat."""
     out = terminal()
+    folders = [root / stage["folder"] for stage in summary["stages"].values()]
     rows = []
     for name, stage in summary["stages"].items():
-        plain = [(key, value) for key, value in stage["metrics"].items() if isinstance(value, int | float | str)]
-        numbers = "  ".join(f"{key} {number(value)}" for key, value in plain[:MAIN_NUMBERS])
-        rows.append([name, f"{stage['seconds']:.1f}", numbers])
+        rows.append([name, f"{stage['seconds']:.1f}", main_numbers(stage["metrics"], list(summary["stages"]))])
     rows.append(["all", f"{summary['seconds']:.1f}", f"peak memory {summary['peak_memory_gb']:.2f} GB"])
     out.print(table("stage", "seconds", "numbers", rows=rows))
-    for step in steps:
-        if (step.folder / "answers.json").is_file():
-            print_answers(out, json.loads((step.folder / "answers.json").read_text(encoding="utf-8")))
+    for answers in (folder / "answers.json" for folder in folders):
+        if answers.is_file():
+            print_answers(out, json.loads(answers.read_text(encoding="utf-8")))
     if (root / "report.html").is_file():
         out.print(f"report  {root / 'report.html'}", markup=False, soft_wrap=True)
-    models = [step.folder for step in steps if (step.folder / "model.safetensors").is_file()]
+    models = [folder for folder in folders if (folder / "model.safetensors").is_file()]
     if models:
         out.print(f"chat    bloomery chat {models[-1]}", markup=False, soft_wrap=True)
+
+
+def main_numbers(metrics: dict, stages: list[str]) -> str:
+    """The few metrics worth a line. What an evaluation measured of other stages stands at those stages, not here."""
+    elsewhere = [name for name in stages if any(key.startswith(f"{name}.") for key in metrics)]
+    beside = tuple(f"_{name}" for name in stages)           # "val_bpb_base" at sft: the value before, for comparison
+    kept = {key: value for key, value in metrics.items() if isinstance(value, int | float | str)
+            and not key.startswith(COUNTS) and not key.endswith(beside) and key.partition(".")[0] not in elsewhere}
+    rank = {key: next((i for i, word in enumerate(TELLING) if word in key), len(TELLING)) for key in kept}
+    shown = [f"{key} {number(kept[key])}" for key in sorted(kept, key=rank.__getitem__)[:MAIN_NUMBERS]]
+    return "  ".join(shown) or (f"measured {', '.join(elsewhere)}: see there" if elsewhere else "")
 
 
 def print_answers(out: Console, answers: list[dict]) -> None:
@@ -81,15 +92,19 @@ def text_of(prompt: str | list[dict]) -> str:
 def print_forecast(found: dict) -> None:
     """The plan: what is done, what is to run, and what it will cost as far as that can be told."""
     out = terminal()
-    rows = [[row["stage"], row["verb"], row["state"], row["hash"],
+    rows = [[row["stage"], row["verb"], row["state"],
              *(shorten(row[key]) if key in row else "" for key in ("parameters", "tokens")),
              f"{row['memory_gb']:.2g} GB" if "memory_gb" in row else "",
-             duration(row["seconds"]) if "seconds" in row else "", row.get("note", "")] for row in found["stages"]]
-    names = ["stage", "verb", "state", "hash", "parameters", "tokens", "memory", "time", "note"]
-    used = [position for position in range(len(names)) if position < 4 or any(row[position] for row in rows)]
+             duration(row["seconds"]) if "seconds" in row else ""] for row in found["stages"]]
+    names = ["stage", "verb", "state", "parameters", "tokens", "memory", "time"]
+    used = [position for position in range(len(names)) if position < 3 or any(row[position] for row in rows)]
     out.print(table(*(names[i] for i in used), rows=[[row[i] for i in used] for row in rows]))
+    for note in dict.fromkeys(row["note"] for row in found["stages"] if "note" in row):
+        stages = ", ".join(row["stage"] for row in found["stages"] if row.get("note") == note)
+        out.print(Text(f"{stages}: {note}", style="dim"))
     rest = f", not counting {', '.join(found['without_forecast'])}" if found["without_forecast"] else ""
-    out.print(f"time  {duration(found['seconds'])}{rest}", markup=False)
+    running = any(row["state"] == "to run" for row in found["stages"])
+    out.print(f"time  {duration(found['seconds'])}{rest}" if running else "nothing to run", markup=False)
     for warning in found["warnings"]:
         out.print(Text(f"warning: {warning}", style="yellow"))
 
@@ -116,21 +131,36 @@ def print_inspection(found: dict) -> None:
 
 
 def print_verb_help(verb: str, stage: Stage, model: type[Settings]) -> None:
-    """What a verb does, an example, and every option with type, default and meaning."""
+    """What a verb does, an example, and every option with type, default and meaning, section by section."""
     out = terminal()
-    out.print(Text.assemble(("usage: ", "bold"), f"bloomery {verb} key=value ... out=FOLDER [--json] [--debug]\n\n",
-                            stage.about, "\n\n", ("example: ", "bold"), stage.example))
-    rows = [[option.name, option.kind, option.default, option.description] for option in options(model)]
-    rows.append(["out", "folder", "required", "where the result is written"])
-    for row in rows:
-        preset = stage.preset.get(row[0])
-        row[2] = str(preset) if preset is not None else row[2]
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, style in (("option", "cyan"), ("type", ""), ("default", ""), ("meaning", "")):
-        drawn.add_column(name, style=style, overflow="fold", ratio=3 if name == "meaning" else None,
-                         no_wrap=name == "option")
-    for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
-    out.print(drawn)
-    if (model.__doc__ or "") != (Settings.__doc__ or "") and model.__doc__:
-        out.print(Panel(Text(" ".join(model.__doc__.split())), box=box.SIMPLE))
+    nested = "section.key=value ... " if len(list(sections(model))) > 1 else ""
+    out.print(Text.assemble(("usage: ", "bold"), f"bloomery {verb} key=value ... {nested}out=FOLDER [--json] [--debug]",
+                            "\n\n", stage.about, "\n\n", ("example: ", "bold"), stage.example))
+    tables = {keys: [option for option in options(part) if "." not in option.name] for keys, part in sections(model)}
+    tables[()].append(Option("out", "folder", "required", "where the result is written"))
+    texts = dict(sections(model))
+    names = max(len(option.name) for found in tables.values() for option in found)
+    for keys, found in tables.items():
+        if keys:
+            out.print(Text.assemble((f"[{'.'.join(keys)}]", "bold"), f"  {first_line(texts[keys])}"))
+        out.print(option_table(found, {} if keys else stage.preset, names, out.width, show_header=not keys))
+
+
+def option_table(found: list[Option], preset: dict, names: int, width: int, *, show_header: bool) -> Table:
+    """Options with default and meaning, and where there is room with their types."""
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=show_header)
+    drawn.add_column("option", style="cyan", no_wrap=True, min_width=names)
+    if width >= WIDE:
+        drawn.add_column("type", style="dim", width=22)
+    drawn.add_column("default", width=14)
+    drawn.add_column("meaning")
+    for option in found:
+        default = str(preset[option.name]) if option.name in preset else option.default
+        kind = [option.kind] if width >= WIDE else []
+        drawn.add_row(*map(Text, (option.name, *kind, default, option.description)))
+    return drawn
+
+
+def first_line(model: type[Settings]) -> str:
+    """What a configuration says of itself in one line."""
+    return (model.__doc__ or "").partition("\n")[0]

@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-import time
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,11 +10,11 @@ from pathlib import Path
 import torch
 
 from bloomery import __version__
+from bloomery.train.precision import matmul_rate
 
 EXTRAS = {"report": ("plotly",), "serve": ("fastapi", "uvicorn"), "hub": ("huggingface_hub",),
           "curate": ("numba", "xxhash", "zstandard"), "ray": ("ray",), "vllm": ("vllm",),
           "track": ("tensorboard", "wandb", "trackio"), "test": ("pytest", "hypothesis", "ruff", "transformers")}
-PATIENCE = 0.15                 # seconds of multiplying for one measurement
 
 
 def examine(folder: Path = Path()) -> list[tuple[str, str, str]]:
@@ -36,20 +35,6 @@ def examine(folder: Path = Path()) -> list[tuple[str, str, str]]:
         found = ", ".join(f"{name} {version(name)}" for name in modules if name not in missing)
         rows.append((f"[{extra}]", found or "not installed", f"pip install 'bloomery[{extra}]'" if missing else ""))
     return rows
-
-
-def matmul_rate(dtype: torch.dtype, size: int = 768) -> float:
-    """Floating-point operations a second of (size, size) products on the device training would use: the best seen."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best, end = float("inf"), time.perf_counter() + PATIENCE
-    while time.perf_counter() < end or best == float("inf"):
-        start = time.perf_counter()
-        left @ right
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
 
 
 def memory_gb() -> tuple[float, float]:

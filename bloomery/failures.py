@@ -1,6 +1,7 @@
 """What a stage may die of, in words for people: a full disk, no memory, a request to stop, and our own defects."""
 
 import errno
+import re
 import shutil
 import signal
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from bloomery.core.errors import BloomeryError, Defect, Interrupted, Preempted
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OS_ERROR = re.compile(r"\(os error (\d+)\)")               # how libraries written in Rust report a system call
 AGAIN = "run the same command again to go on"
 
 
@@ -45,6 +47,8 @@ def failures_explained(folder: Path | None = None) -> Iterator[None]:
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":      # torch.OutOfMemoryError, without importing torch for it
             raise out_of_memory(where) from error
+        if (number := OS_ERROR.search(str(error))) and int(number[1]) in FULL:
+            raise disk_full(error, folder or Path()) from error
         kept = folder / ".traceback.txt" if folder else None
         if kept:
             kept.write_text(traceback.format_exc(), encoding="utf-8")
@@ -52,7 +56,7 @@ def failures_explained(folder: Path | None = None) -> Iterator[None]:
                      hint="--debug shows the traceback" + ("; the file above keeps it" if kept else "")) from error
 
 
-def disk_full(error: OSError, folder: Path) -> BloomeryError:
+def disk_full(error: Exception, folder: Path) -> BloomeryError:
     exists = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
     return BloomeryError("the disk is full", where=str(folder),
                          why=f"{error}; {shutil.disk_usage(exists).free / 2**20:.0f} MiB are free there",

@@ -1,22 +1,31 @@
-"""What a recipe will cost, said before it runs: parameters, tokens, memory and time of every stage still missing."""
+"""What a recipe will cost, said before it runs: parameters, tokens, memory and time of every stage still missing.
 
-import torch
+A stage is told what the stages before it have foretold of their folders, so that a plan from nothing knows the shape of
+every model.  Time is FLOPs at the matmul rate measured here, as far as training reaches it.
+"""
 
 from bloomery.core.errors import InputError
-from bloomery.doctor import matmul_rate, memory_gb
+from bloomery.doctor import memory_gb
 from bloomery.pipeline import Step
+from bloomery.train.precision import choose, matmul_rate
 
 UTILIZATION = 0.35              # of the matmul rate, what training small models reaches: attention, norms, optimizer
+SHOWN = ("parameters", "tokens", "flops", "memory_gb", "seconds", "note")
 
 
 def forecast(steps: list[Step]) -> dict:
     """One row a stage and the totals. A stage that cannot tell yet, its inputs being unmade, gives what it can."""
-    rows = [{"stage": step.task.name, "verb": step.task.verb, "hash": step.hash, "folder": str(step.folder),
-             "state": "done" if step.is_done else "to run", **({} if step.is_done else told(step))} for step in steps]
-    if any("flops" in row and "seconds" not in row for row in rows):
-        rate = max(matmul_rate(torch.float32), matmul_rate(torch.bfloat16)) * UTILIZATION
-        rows = [{**row, "seconds": row["flops"] / rate} if "flops" in row and "seconds" not in row else row
-                for row in rows]
+    planned: dict[str, dict] = {}
+    rows, rates = [], {}
+    for step in steps:
+        found = planned[str(step.folder)] = {} if step.is_done else told(step, planned)
+        row = {"stage": step.task.name, "verb": step.task.verb, "hash": step.hash, "folder": str(step.folder),
+               "state": "done" if step.is_done else "to run", **{key: found[key] for key in SHOWN if key in found}}
+        if "flops" in row and "seconds" not in row:
+            precision = getattr(step.config, "precision", "auto")
+            rates[precision] = rates.get(precision) or matmul_rate(choose(precision)[0]) * UTILIZATION
+            row["seconds"] = row["flops"] / rates[precision]
+        rows.append(row)
     unknown = [row["stage"] for row in rows if row["state"] == "to run" and "seconds" not in row]
     needed, (_, available) = max((row.get("memory_gb", 0.0) for row in rows), default=0.0), memory_gb()
     warnings = [f"{needed:.1f} GB of memory are needed, {available:.1f} GB are available"] if needed > available else []
@@ -24,11 +33,11 @@ def forecast(steps: list[Step]) -> dict:
             "without_forecast": unknown, "warnings": warnings}
 
 
-def told(step: Step) -> dict:
+def told(step: Step, planned: dict[str, dict]) -> dict:
     """What a stage says of its own cost."""
     if step.task.forecast is None:
         return {}
     try:
-        return step.task.forecast(step.config)
+        return step.task.forecast(step.config, planned)
     except (InputError, FileNotFoundError):
         return {"note": "known once its inputs are made"}

@@ -21,9 +21,9 @@ EXAMPLES = 5
 def inspect(path: Path, overrides: tuple[str, ...] = (), stages: dict[str, Stage] = STAGES) -> dict:
     """Every input with its rows, or the first error: `ConfigError` for the recipe, `InputError` for useless data."""
     recipe = read_recipe(path, overrides, stages)
+    planned: dict[str, dict] = {}
     for step in plan(recipe, Path("runs")):
-        if step.task.forecast:
-            step.task.forecast(step.config)
+        planned[str(step.folder)] = step.task.forecast(step.config, planned) if step.task.forecast else {}
     found = [{"option": f"{task.name}.{dotted(keys)}", "input": value, **examine(value)}
              for task in recipe.tasks.values() for keys, value in reads(task.config) if not REFERENCE.fullmatch(value)]
     return {"recipe": str(path), "stages": len(recipe.tasks), "inputs": found}

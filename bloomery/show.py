@@ -1,99 +1,174 @@
-"""What is in a folder or a file: documents and why others were dropped, what is trained on, pairs, models."""
+"""What is in a folder or a file: a whole run, documents and why others were dropped, what is trained on, a model."""
 
 import json
+import re
 from collections import Counter
-from itertools import groupby
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from rich.console import Console, Group
 from rich.text import Text
+from safetensors import SafetensorError, safe_open
 
-from bloomery.console import number, table, terminal
+from bloomery.console import number, print_outcome, table, terminal
 from bloomery.core.artifacts import file_names, is_done, open_artifact
+from bloomery.core.config import nearest
 from bloomery.core.errors import InputError
 from bloomery.core.files import Quarantine, rows
-from bloomery.core.records import Conversation, Message, Preference
+from bloomery.core.records import Conversation, Preference
 from bloomery.data import formats
+from bloomery.lessons import context_of, dialogue, pair_text, show_batch, show_pairs
 from bloomery.model.store import load_config
-from bloomery.recipe import REFERENCE
+from bloomery.recipe import resolve
+from bloomery.stages import STAGES
 from bloomery.text.chat import Renderer
-from bloomery.text.tokenizer import load_tokenizer
+from bloomery.text.tokenizer import CONTROL, load_tokenizer
 
 EXCERPT = 280                   # characters of a document
-PER_REASON = 2
+LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
-def show(path: Path, *, tokenizer: Path | None, count: int) -> None:
-    """Print what `path` holds; `tokenizer` is a folder with one, needed to colour what of a conversation is trained."""
-    path = Path(path)
+def show(path: Path, *, tokenizer: Path | None, count: int, reason: str = "") -> None:
+    """Print what `path` holds.
+
+    `tokenizer` is a folder with one, needed to draw what of a data file is trained; `reason` keeps only the documents
+    that curation dropped for it.
+    """
+    path, out = Path(path), terminal()
     if not path.exists():
         raise InputError("there is nothing to show", where=str(path), why="no such file or folder")
-    out, known = terminal(), False
-    if path.is_dir() and is_done(path):
-        known = True
-        show_stage(path, out)
-    for file, draw in ((path / "model.safetensors", show_model), (path / "dropped.parquet", show_curation)):
-        if file.is_file():
-            known = True
-            draw(file, out, count)
-    source = data_of(path)
-    if source:
-        show_rows(source, out, count, tokenizer or (path if (path / "tokenizer.json").is_file() else None))
-    elif not known:
-        raise InputError("nothing here that can be shown", where=str(path),
-                         why="no stage's output, no model, no data file",
-                         hint="give a stage's folder, a model folder, or a file of documents, conversations or pairs")
-
-
-def data_of(path: Path) -> Path | None:
-    """The file of rows that a path stands for: itself, one in it, or what a training stage read."""
+    if reason and not (path / "dropped.parquet").is_file():
+        raise InputError("no documents were dropped here", where=str(path), why="--reason is for a curate output")
     if path.is_file():
-        return path
-    own = next((path / name for name in ("instructions.jsonl", "preferences.jsonl") if (path / name).is_file()), None)
-    if own or not is_done(path):
-        return own
-    record = open_artifact(path).record
-    given = record["config"].get("data")
-    reference = REFERENCE.fullmatch(given) if isinstance(given, str) else None
-    if reference and reference[1] in record["parents"]:
-        read = path.parent / f"{reference[1]}-{record['parents'][reference[1]]}{reference[2] or ''}"
-        return data_of(read) if read.exists() else None
-    return Path(given) if isinstance(given, str) and Path(given).is_file() else None
+        show_rows(path, out, count, tokenizer)
+    elif (path / "summary.json").is_file():
+        print_outcome(json.loads((path / "summary.json").read_text(encoding="utf-8")), path)
+    elif not show_folder(path, out, count, tokenizer, reason):
+        raise InputError("nothing here that can be shown", where=str(path),
+                         why="no run, no stage's output, no model, no data file",
+                         hint="give a run's, a stage's or a model's folder, or a file of documents, "
+                              "conversations or pairs")
 
 
-def show_stage(path: Path, out: Console) -> None:
-    record = open_artifact(path).record
+def show_folder(path: Path, out: Console, count: int, tokenizer: Path | None, reason: str) -> bool:
+    """Everything known of a folder: its stage, model, documents and rows; whether anything was."""
+    record = open_artifact(path).record if is_done(path) else None
+    files = [path / name for name in ("instructions.jsonl", "preferences.jsonl") if (path / name).is_file()]
+    if record:
+        show_stage(record, path, out)
+    if is_model := bool(weight_files(path)):
+        show_model(path, out)
+    if is_curation := (path / "dropped.parquet").is_file():
+        show_curation(path, out, count, reason)
+    for file in files:
+        show_rows(file, out, count, tokenizer)
+    if record:
+        show_lesson(record, path, out, count)
+    return bool(record or is_model or is_curation or files)
+
+
+def show_stage(record: dict, path: Path, out: Console) -> None:
     out.print(Text(f"{record['stage']}: bloomery {record['verb']}, {record['seconds']} s, hash {record['hash']}, "
                    f"reads {', '.join(record['parents']) or 'no other stage'}", style="bold"))
     plain = [[key, number(value)] for key, value in record["metrics"].items() if isinstance(value, int | float | str)]
     out.print(table("metric", "value", rows=plain))
-    out.print(Text(f"files  {', '.join(file_names(path))}", style="dim", overflow="fold"))
+    places = Counter(name.partition("/")[0] for name in file_names(path))
+    files = [name if (path / name).is_file() else f"{name}/ ({many})" for name, many in places.items()]
+    out.print(Text(f"files  {', '.join(files)}", style="dim", overflow="fold"))
 
 
-def show_model(path: Path, out: Console, _: int) -> None:
-    config = load_config(path.parent)
+# --- what a stage was trained on ----------------------------------------------------------------------------------
+
+def show_lesson(record: dict, path: Path, out: Console, count: int) -> None:
+    """What a finished training stage read, as it saw it; where that is gone, that it is."""
+    draw = LESSONS.get(STAGES[record["verb"]].module if record["verb"] in STAGES else "")
+    if not draw:
+        return
+    folders = {name: str(path.parent / f"{name}-{key}") for name, key in record["parents"].items()}
+    config = resolve(record["config"], folders)
+    missing = [config[name] for name in ("data", "model") if not Path(config[name]).exists()]
+    if missing:
+        out.print(Text(f"what was trained on cannot be shown: {', '.join(missing)} is gone", style="yellow"))
+    else:
+        draw(config, Renderer(load_tokenizer(Path(config["model"])), config["template"]), out, count)
+
+
+def lesson_of_conversations(config: dict, renderer: Renderer, out: Console, count: int) -> None:
+    show_batch(config["data"], renderer, out, context=context_of(Path(config["model"])), count=count,
+               examples=config["examples"], micro_tokens=config["micro_tokens"], seed=config["seed"])
+
+
+def lesson_of_pairs(config: dict, renderer: Renderer, out: Console, count: int) -> None:
+    show_pairs(config["data"], renderer, out, count=count)
+
+
+LESSONS = {"bloomery.instruct.run": lesson_of_conversations, "bloomery.align.preference": lesson_of_pairs}
+
+
+# --- models -------------------------------------------------------------------------------------------------------
+
+def weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("model*.safetensors")) if (folder / "config.json").is_file() else []
+
+
+def show_model(folder: Path, out: Console) -> None:
+    """What a model is: its sizes, its tokenizer with special ids, and every kind of tensor with its shape."""
+    config = load_config(folder)
     found = [["parameters", number(config.parameters())]]
     found += [[name, number(value)] for name, value in config.model_dump().items()]
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = load_tokenizer(folder)
+        found.append(["tokenizer", f"{tokenizer.size} ids"])
+        found.append(["special ids", ", ".join(f"{name} {tokenizer.backend.token_to_id(name)}" for name in CONTROL)])
+    if (folder / "generation_config.json").is_file():
+        ends = json.loads((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
+        found.append(["generation ends at", ", ".join(map(str, ends if isinstance(ends, list) else [ends]))])
     out.print(table("model", "value", rows=found))
+    kinds = Counter((LAYER.sub("*", name), shape, dtype) for name, shape, dtype in tensors(folder))
+    out.print(table("tensor", "how many", "shape", "type", rows=[
+        [name, str(many), " x ".join(map(str, shape)), dtype] for (name, shape, dtype), many in kinds.items()]))
 
 
-def show_curation(path: Path, out: Console, count: int) -> None:
-    """What was dropped by reason, with the first texts of each, and the first that were kept."""
-    dropped, seen = Counter(), {}
-    for batch in pq.ParquetFile(path).iter_batches():
-        for row in batch.to_pylist():
-            dropped[row["reason"]] += 1
-            if dropped[row["reason"]] <= PER_REASON:
-                seen.setdefault(row["reason"], []).append(row)
-    for reason, total in dropped.most_common():
-        out.print(Text(f"\ndropped {total}: {reason}", style="bold red"))
-        for row in seen[reason]:
+def tensors(folder: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    """Name, shape and type of every tensor, read from the headers alone."""
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, "numpy") as file:
+                for name in file.keys():  # noqa: SIM118  (not a dict: it cannot be iterated over)
+                    part = file.get_slice(name)
+                    yield name, tuple(part.get_shape()), part.get_dtype()
+        except SafetensorError as error:
+            raise InputError("a weight file cannot be read", where=str(path), why=str(error)) from error
+
+
+# --- documents ----------------------------------------------------------------------------------------------------
+
+def show_curation(folder: Path, out: Console, count: int, reason: str) -> None:
+    """Documents dropped by reason, some of them in full, and the first that were kept."""
+    dropped = pq.ParquetFile(folder / "dropped.parquet")
+    reasons = Counter((row["reason"], row["step"]) for row in dropped.read(["reason", "step"]).to_pylist())
+    kept = pq.ParquetFile(folder / "documents.parquet")
+    total = reasons.total() + kept.metadata.num_rows
+    known = sorted({name for name, _ in reasons})
+    if reason and reason not in known:
+        near = nearest(reason, known)
+        raise InputError(f"nothing was dropped for the reason {reason}", where=str(folder),
+                         hint=f"did you mean {near}?" if near else f"one of {', '.join(known)}" if known else "")
+    if reasons:
+        out.print(table("dropped for", "by step", "documents", "share", rows=[
+            [name, step, str(many), f"{many / total:.1%}"] for (name, step), many in reasons.most_common()]))
+    each = count if reason else -(-count // max(len(known), 1))
+    for name in [reason] if reason else [name for (name, _), _ in reasons.most_common()]:
+        out.print(Text(f"\ndropped for {name}", style="bold red"))
+        found = (row for batch in dropped.iter_batches() for row in batch.to_pylist() if row["reason"] == name)
+        for row in islice(found, each):
             out.print(document(row))
-    kept = pq.ParquetFile(path.with_name("documents.parquet"))
-    out.print(Text(f"\nkept {kept.metadata.num_rows}", style="bold green"))
-    for row in next(kept.iter_batches(batch_size=count)).to_pylist() if kept.metadata.num_rows else []:
-        out.print(document(row))
+    if not reason:
+        out.print(Text(f"\nkept {kept.metadata.num_rows} of {total}", style="bold green"))
+        for row in next(kept.iter_batches(batch_size=count)).to_pylist() if kept.metadata.num_rows else []:
+            out.print(document(row))
 
 
 def document(row: dict) -> Group:
@@ -102,50 +177,43 @@ def document(row: dict) -> Group:
                  Text(text if len(text) <= EXCERPT else text[:EXCERPT] + f" ... ({len(row['text'])} characters)"))
 
 
+# --- data files ---------------------------------------------------------------------------------------------------
+
 def show_rows(path: Path, out: Console, count: int, tokenizer: Path | None) -> None:
-    """The first rows of a data file, each as the record its columns make."""
-    quarantine, shown, renderer = Quarantine(), 0, Renderer(load_tokenizer(tokenizer)) if tokenizer else None
-    for row, where in rows(path, quarantine):
-        if shown == count:
-            break
-        parse = formats.preference if "chosen" in row else formats.document if "text" in row else formats.conversation
-        record = parse(row, where)
+    """The first rows of a data file, as training sees them where a tokenizer is given."""
+    quarantine = Quarantine()
+    first = [(parsed(row, where), where) for row, where in islice(rows(path, quarantine), count)]
+    kinds = {type(record) for record, _ in first}
+    if tokenizer and kinds & {Conversation, Preference}:
+        renderer = Renderer(load_tokenizer(tokenizer))
+        if Conversation in kinds:
+            show_batch(str(path), renderer, out, context=context_of(tokenizer), count=count)
+        else:
+            show_pairs(str(path), renderer, out, count=count)
+        return
+    out.print(Text(f"\n{path}", style="bold cyan"))
+    for record, where in first:
         if isinstance(record, str):
             out.print(Text(f"{where}: not usable: {record}", style="red"))
         elif isinstance(record, Preference):
-            out.print(pair(record))
+            out.print(pair_text(record, out))
         elif isinstance(record, Conversation):
-            out.print(trained(record, renderer) if renderer else dialogue(record.messages))
+            out.print(dialogue(record.messages))
         else:
             out.print(document({"source": record.source, "text": record.text}))
         out.print()
-        shown += 1
     for entry in quarantine.entries[:count]:
         out.print(Text(f"{entry['where']}: set aside: {entry['why']}", style="red"))
-    if not renderer and shown:
-        out.print(Text("--tokenizer FOLDER colours the tokens that are trained", style="dim"))
+    if kinds & {Conversation, Preference}:
+        out.print(Text("--tokenizer FOLDER shows the tokens, and which of them are trained", style="dim"))
 
 
-def dialogue(messages: tuple[Message, ...]) -> Text:
-    return Text("\n").join(Text.assemble((f"{turn.role}: ", "bold"), turn.content) for turn in messages)
+def parsed(row: dict, where: str) -> object:
+    parse = formats.preference if "chosen" in row else formats.document if "text" in row else formats.conversation
+    return parse(row, where)
 
 
-def pair(preference: Preference) -> Text:
-    return Text.assemble(dialogue(preference.prompt), ("\nchosen:   ", "bold green"), preference.chosen,
-                         ("\nrejected: ", "bold red"), preference.rejected)
-
-
-def trained(conversation: Conversation, renderer: Renderer) -> Group:
-    """A conversation as token runs: trained ones green, in [[ ]] so that they are told apart without colour too."""
-    rendered = renderer.conversation(conversation.messages)
-    drawn = Text()
-    for is_trained, run in groupby(zip(rendered.ids, rendered.trained, strict=True), key=lambda pair: pair[1]):
-        text = renderer.tokenizer.decode([token for token, _ in run], keep_control=True)
-        drawn.append(f"[[{text}]]" if is_trained else text, style="green" if is_trained else "dim")
-    head = f"{conversation.id}: {len(rendered.ids)} tokens, {sum(rendered.trained)} trained"
-    return Group(Text(head, style="bold"), drawn)
-
-
-def as_json(path: Path) -> str:
-    """A finished stage's record."""
-    return json.dumps(open_artifact(path).record, indent=1, ensure_ascii=False)
+def as_json(path: Path) -> dict:
+    """A finished stage's record, or a run's summary."""
+    summary = Path(path) / "summary.json"
+    return json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else open_artifact(path).record

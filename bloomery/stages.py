@@ -1,7 +1,8 @@
 """The table of stages: verb -> the module that does it. One line a verb; this is the only place that imports by name.
 
 A stage module holds `class Config(Settings)`, `run(config, out) -> metrics` and, where the work can be foretold,
-`forecast(config) -> dict`.  It is imported when it is needed, so that `bloomery --help` does not wait for torch.
+`forecast(config, planned) -> dict`, where `planned` is what stages before it have foretold of folders not made yet.
+It is imported when it is needed, so that `bloomery --help` does not wait for torch.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ class Stage:
 
 
 Run = Callable[[Settings, Path], dict]
-Forecast = Callable[[Settings], dict]
+Forecast = Callable[[Settings, dict[str, dict]], dict]
 
 STAGES = {
     "curate": Stage("bloomery.curate.run", "Clean, filter and deduplicate raw documents.",

@@ -1,6 +1,7 @@
 """The shape of the code: layers point downward, packages say what they are and no more, nothing hides in a drawer."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ LAYERS = {"core": 0, "classic": 1, "text": 1, "model": 1, "losses": 1, "data": 2
           "scaling": 4, "serve": 4, "report": 4}
 TOP = 5                         # modules directly in the package: stages, pipeline, cli and what they are made of
 DRAWERS = {"util", "utils", "helper", "helpers", "common", "misc", "base"}
+REFLECTION = "data/reflection.py"      # a program, not a module of ours: it reads the standard library by importing it
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -104,7 +106,15 @@ def test_the_library_does_not_print():
 def test_imports_by_name_are_made_in_one_place():
     found = {str(path.relative_to(ROOT)) for path in FILES
              for name in ("import_module", "__import__") if f"{name}(" in path.read_text(encoding="utf-8")}
-    assert found - {"data/stdlib.py"} == {"stages.py"}          # the standard library's corpus imports what it reads
+    assert found == {"stages.py", REFLECTION}
+
+
+def test_the_program_that_imports_the_standard_library_imports_nothing_else():
+    """It runs with -I -S in a process of its own, so that what it reads is as its authors left it."""
+    tree = ast.parse((ROOT / REFLECTION).read_text(encoding="utf-8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("verb", STAGES)

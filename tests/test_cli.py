@@ -8,19 +8,17 @@ import sys
 import time
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
-from bloomery import cli, forecast, inspection
-from bloomery.chat import talk
+from bloomery import cli, console, forecast, inspection
+from bloomery.console import main_numbers, print_answers, terminal
 from bloomery.core import config
-from bloomery.core.artifacts import produce
 from bloomery.core.errors import InputError
-from bloomery.core.records import Message
-from bloomery.doctor import matmul_rate, memory_gb
+from bloomery.doctor import memory_gb
 from bloomery.pipeline import plan, read_recipe
 from bloomery.stages import STAGES, Stage
+from bloomery.train.precision import matmul_rate
 
 ROOT = Path(__file__).parents[1]
 FAKE = '''
@@ -44,7 +42,7 @@ def run(config, out):
         raise KeyError("nothing here")
     return {"length": len(config.word), "speed": 12345678.0}
 
-def forecast(config):
+def forecast(config, planned):
     return {"parameters": 12_000_000, "flops": 1e9, "memory_gb": 1e6 if config.word == "huge" else 0.5}
 '''
 RECIPE = '[first]\nrun = "say"\nword = "one"\n\n[second]\nrun = "say"\ndata = "@first"\n'
@@ -91,13 +89,26 @@ def process(room, *arguments):
 
 def test_a_recipe_from_the_command_line(command):
     code, out, err = command("run", "r.toml")
-    assert code == 0 and "[1/2] first: say" in err and "first" not in err.split("stages,")[0]
+    assert code == 0 and err.startswith("r: 2 stages, 0 already done, 2 to run\n[1/2] first: say  runs/r/first-")
     words = [line.split()[0] for line in out.splitlines() if line.strip()]
     assert [word for word in words if word[0].isalpha()] == ["stage", "first", "second", "all"]
     assert "length 3  speed 12.3M" in out
     code, out, err = command("run", "r.toml", "--json")
     assert code == 0 and "2 already done, 0 to run" in err
     assert json.loads(out)["stages"]["first"]["metrics"]["length"] == 3
+
+
+def test_the_outcome_puts_measurements_where_they_belong(capsys, tmp_path):
+    metrics = {"dropped/short": 3, "steps": 5, "val_loss": 2.5, "text": "x", "list": [1]}
+    assert main_numbers(metrics, []) == "val_loss 2.5  steps 5  text x"
+    assert main_numbers({"base.val_bpb": 1.5, "other.count": 2, "x_base": 3}, ["base", "sft"]) == "other.count 2"
+    assert main_numbers({"base.val_bpb": 1.5}, ["base", "sft"]) == "measured base: see there"
+    answers = [{"prompt": [{"role": "user", "content": f"question {i}"}], "expected": None,
+                "answers": {"base": "[b]bold", "sft": "y" * 500}} for i in range(9)]
+    print_answers(terminal(), answers)
+    out = capsys.readouterr().out
+    assert "question 0" in out and "[b]bold" in out and "3 more in answers.json" in out
+    assert "question 6" not in out and out.count("y") < 6 * 200
 
 
 def test_overrides_and_another_folder(command):
@@ -117,10 +128,33 @@ def test_the_plan_without_running(command):
     assert code == 0 and "warning: 1000000.0 GB of memory are needed" in out
 
 
+def test_a_plan_from_nothing_knows_the_models(command, monkeypatch):
+    """What the recipe says is enough for parameters and tokens of stages whose inputs nobody has made yet."""
+    monkeypatch.setattr(forecast, "matmul_rate", lambda dtype: 1e12)
+    Path("c.jsonl").write_text("")                          # hashing the standard library takes a second
+    given = ("curate.source=c.jsonl", "base.precision=fp32", "sft.precision=fp32", "dpo.precision=fp32",
+             "base.model.width=256", "tokenizer.vocabulary=4096")
+    quickstart = ("run", ROOT / "recipes" / "quickstart.toml", "--dry-run",
+                  *(part for text in given for part in ("--set", text)))
+    code, out, _ = command(*quickstart, "--json")
+    rows = {row["stage"]: row for row in json.loads(out)["stages"]}
+    base = {step.task.name: step for step in plan(read_recipe(quickstart[1]), Path("x"))}["base"].config
+    assert code == 0 and rows["base"]["tokens"] == base.steps * base.rows * base.model.context
+    assert rows["base"]["parameters"] == rows["sft"]["parameters"] == rows["dpo"]["parameters"] > 1e6
+    for name in ("base", "sft", "dpo"):
+        assert rows[name]["memory_gb"] > 0.1
+        assert rows[name]["seconds"] == pytest.approx(rows[name]["flops"] / (1e12 * forecast.UTILIZATION))
+    code, out, _ = command(*quickstart, "--json", "--set", "tokenizer.vocabulary=8192")
+    larger = {row["stage"]: row for row in json.loads(out)["stages"]}["sft"]
+    assert larger["parameters"] - rows["sft"]["parameters"] == (8192 - 4096) * 256
+    code, out, _ = command(*quickstart)
+    assert code == 0 and "sft: 64 tokens a conversation assumed" in out and "not counting curate" in out
+
+
 def test_forecasts_bear_inputs_that_are_not_made_yet(room, monkeypatch):
     steps = plan(read_recipe(Path("r.toml"), (), STAGES), Path("runs"))
 
-    def unknown(settings):
+    def unknown(settings, planned):
         raise InputError("no shards yet")
 
     monkeypatch.setattr(sys.modules["fake_say"], "forecast", unknown)
@@ -178,7 +212,27 @@ def test_every_verb_explains_itself(command, verb):
     code, out, _ = command(verb, "--help")
     assert code == 0 and f"bloomery {verb} " in out and STAGES[verb].example in out
     model = cli.load(verb)[0]
-    assert all(option.name in out for option in config.options(model))
+    for keys, part in config.sections(model):
+        assert not keys or f"[{'.'.join(keys)}]  {part.__doc__.splitlines()[0]}" in out
+    shown = {line.split()[0] for line in out.splitlines() if line.strip()}
+    assert {option.name.rpartition(".")[2] for option in config.options(model)} <= shown
+
+
+@pytest.mark.parametrize("verb", STAGES)
+def test_every_option_says_what_it_is(verb):
+    model = cli.load(verb)[0]
+    assert [option.name for option in config.options(model) if not option.description] == []
+    for keys, part in config.sections(model):
+        assert part.__doc__ and part.__doc__ != config.Settings.__doc__, keys
+
+
+@pytest.mark.parametrize(("columns", "types"), [(80, False), (120, True)])
+def test_help_fits_its_terminal(columns, types, monkeypatch, capsys):
+    monkeypatch.setattr(console, "terminal", lambda: Console(width=columns))
+    console.print_verb_help("curate", STAGES["curate"], cli.load("curate")[0])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns and any("list of float" in line for line in lines) == types
+    assert any(line.split()[:1] == ["duplicate_paragraph_characters"] for line in lines)       # whole, not folded
 
 
 @pytest.mark.parametrize("verb", STAGES)
@@ -231,47 +285,6 @@ def test_check_reads_the_data_to_its_end(command):
     assert inspection.examine("python:stdlib") == {"kind": "built in"}
 
 
-def test_show_documents_and_why_others_were_dropped(command):
-    def build(out):
-        pq.write_table(pa.table({"text": ["a kept text"], "source": ["k.txt"]}), out / "documents.parquet")
-        bad = {"text": "bad [bold]text[/bold]", "source": "d.txt", "reason": "too short", "step": "gopher", "id": "1"}
-        pq.write_table(pa.Table.from_pylist([bad] * 3), out / "dropped.parquet")
-        return {"documents_kept": 1}
-
-    produce(Path("docs"), stage="docs", verb="curate", key="k", config={}, parents={}, build=build)
-    code, out, _ = command("show", "docs")
-    assert code == 0 and "dropped 3: too short" in out and "kept 1" in out and "a kept text" in out
-    assert out.count("bad [bold]text[/bold]") == 2                          # two of each reason, markup untouched
-
-
-def test_show_rows_of_every_kind(command):
-    rows = [{"prompt": "1+1?", "chosen": "2", "rejected": "11"}, {"text": "a document"},
-            {"prompt": "hi", "completion": "ho"}, {"prompt": "hi", "completion": ""}]
-    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    code, out, _ = command("show", "rows.jsonl")
-    assert code == 0
-    for part in ("rejected: 11", "a document", "assistant: ho", "rows.jsonl:4: not usable: empty answer"):
-        assert part in out
-
-
-class Parrot:
-    """Answers with the number of messages it was given, and the last of them."""
-
-    def reply(self, messages, *, temperature, max_tokens):
-        if messages[-1].content == "long":
-            raise InputError("a prompt cannot be continued")
-        assert all(isinstance(message, Message) for message in messages)
-        yield f"{len(messages)} "
-        yield messages[-1].content
-
-
-def test_chat_keeps_the_dialogue_until_told_to_forget(capsys):
-    talk(Parrot(), iter(["hello\n", "\n", "again\n", "long\n", "/new\n", "fresh\n"]), temperature=0, max_tokens=9,
-         system="be kind")
-    out, err = capsys.readouterr()
-    assert out == "2 hello\n4 again\n2 fresh\n" and "cannot be continued" in err and "forgotten" in err
-
-
 def test_doctor(command):
     code, out, _ = command("doctor", "--json")
     found = json.loads(out)
@@ -280,6 +293,8 @@ def test_doctor(command):
 
 def test_the_probe_measures_this_machine():
     torch = pytest.importorskip("torch")
-    assert 1e8 < matmul_rate(torch.float32, 256) < 1e16
+    threads = torch.get_num_threads()
+    assert 1e8 < matmul_rate(torch.float32, size=256) < 1e16
+    assert torch.get_num_threads() == threads
     total, available = memory_gb()
     assert 0 < available <= total

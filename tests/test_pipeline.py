@@ -59,7 +59,7 @@ def run(config, out):
     (out / "word.txt").write_text(text)
     return {"length": len(text), "mode": config.mode}
 
-def forecast(config):
+def forecast(config, planned):
     return {"tokens": 10 * config.deep.loudness, "seconds": 2.0}
 '''
 JUDGE = '''

@@ -2,8 +2,8 @@
 
     h = log pi(y|x) - log pi_ref(y|x)  for the chosen and the rejected answer;  loss = PAIRWISE[name](h_w, h_l)
 
-The reference is the model training starts from.  Its log-probabilities are read from `reference.safetensors` when the stage
-goes on after a stop: that file is made once, before the first step.
+The reference is the model training starts from.  Its log-probabilities are made once, before the first step, and kept
+in `reference.safetensors`, where a stage that goes on after a stop finds them.
 """
 
 from pathlib import Path
@@ -48,13 +48,16 @@ class Config(TrainingConfig):
     validation_pairs: int = Field(256, gt=0, description="held-out pairs looked at in each validation")
 
 
-def forecast(config: Config) -> dict:
-    if not (Path(config.model) / "config.json").is_file():
+def forecast(config: Config, planned: dict[str, dict] | None = None) -> dict:
+    """What training costs as far as the model's shape is known: it is made, or planned by a stage before."""
+    model = (planned or {}).get(config.model, {}).get("model")
+    if model is None and not (Path(config.model) / "config.json").is_file():
         return {}
-    model = load_config(Path(config.model))
+    model = model or load_config(Path(config.model))
     tokens = config.steps * config.pairs * min(96, 2 * model.context)
-    return {"parameters": model.parameters(), "tokens": tokens, "flops": tokens * model.flops_per_token() * 4 / 3,
-            "memory_gb": 18 * model.parameters() / 1e9 + 1.0, "note": "96 tokens a pair assumed, reference included"}
+    return {"model": model, "parameters": model.parameters(), "tokens": tokens,
+            "flops": tokens * model.flops_per_token() * 4 / 3, "memory_gb": 18 * model.parameters() / 1e9 + 1.0,
+            "note": "96 tokens a pair assumed, reference included"}
 
 
 def preference(name: str, *, beta: float, smoothing: float) -> Objective:
@@ -63,8 +66,7 @@ def preference(name: str, *, beta: float, smoothing: float) -> Objective:
         logp = answer_logps(model, batch)
         h = logp - batch.reference
         loss = PAIRWISE[name](h[0::2], h[1::2], beta=beta, smoothing=smoothing).sum()
-        return loss, {"loss": float(loss.detach()), **pair_metrics(logp.detach(), h.detach(), beta),
-                      "pairs": batch.count}
+        return loss, {"loss": float(loss.detach()), **pair_metrics(logp.detach(), h.detach(), beta)}
 
     return objective
 

@@ -29,7 +29,7 @@ class Order:
 
 
 class ByteNgram:
-    """`fit` on documents, then `nats` of others. `order` 5 conditions on four bytes; contexts stop at a document's start."""
+    """`fit` on documents, then `nats` of others. `order` 5 conditions on four bytes, never across documents."""
 
     def __init__(self, order: int = 5):
         if not 1 <= order <= LONGEST:
@@ -41,13 +41,14 @@ class ByteNgram:
         """Count every order in one pass a document list; at least one byte is needed."""
         if not any(documents):
             raise ValueError("no bytes to count")
-        counted = [self._grams(documents, n) for n in range(1, self.order + 1)]
-        for n in range(1, self.order + 1):
+        counted = [self._grams(documents, n) for n in range(1, min(self.order, max(map(len, documents))) + 1)]
+        for n in range(1, len(counted) + 1):
             grams, counts = np.unique(counted[n - 1], return_counts=True)
-            if n < self.order:                                  # lower orders count distinct left neighbours
+            if n < len(counted):                                # lower orders count distinct left neighbours
                 longer = np.unique(counted[n])
                 tails, kinds = np.unique(longer % 256**n, return_counts=True)
-                counts = np.where(np.isin(grams, tails), kinds[np.searchsorted(tails, grams).clip(max=len(tails) - 1)], 1)
+                at, follows = found(tails, grams)
+                counts = np.where(follows, kinds[at], 1)
             contexts, start = np.unique(grams // 256, return_index=True)
             totals = np.add.reduceat(counts, start)
             once, twice = int((counts == 1).sum()), int((counts == 2).sum())
@@ -61,7 +62,7 @@ class ByteNgram:
         joined = np.frombuffer(b"".join(documents), np.uint8).astype(np.int64)
         value = np.zeros(max(len(joined) - n + 1, 0), np.int64)
         for i in range(n):
-            value = value * 256 + joined[i:len(joined) - n + 1 + i]
+            value = value * 256 + joined[i:i + len(value)]
         inside = np.ones(len(value), bool)
         for end in np.cumsum([len(d) for d in documents])[:-1]:
             inside[max(end - n + 1, 0):end] = False
@@ -75,7 +76,7 @@ class ByteNgram:
         for n, order in enumerate(self.orders, start=1):
             usable = slice(n - 1, None)                         # bytes with n - 1 bytes before them
             if n > 1:
-                shifted = np.concatenate([np.zeros(n - 1, np.int64), data[:-(n - 1)]])
+                shifted = np.concatenate([np.zeros(n - 1, np.int64), data])[:len(data)]
                 history = history + shifted * 256 ** (n - 2)
             context, gram = history[usable], history[usable] * 256 + data[usable]
             at, seen = found(order.contexts, context)

@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from bloomery.core.errors import ConfigError
-from bloomery.core.toml import Keys
+from bloomery.core.toml import Keys, toml_value
 
 
 class Settings(BaseModel):
@@ -192,7 +192,7 @@ def default_text(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined or value is None or value == "":
         return "-"
-    return value if isinstance(value, str) else str(json.loads(json.dumps(value, default=str))).replace("'", '"')
+    return value if isinstance(value, str) else toml_value(json.loads(json.dumps(value, default=str)))
 
 
 def reads(config: Settings) -> list[tuple[Keys, str]]:

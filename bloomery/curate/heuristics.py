@@ -15,7 +15,7 @@ from math import inf
 
 import numpy as np
 import pyarrow as pa
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from bloomery.core.config import Settings
 
@@ -32,7 +32,7 @@ HEADER = 1000                       # characters in which a program signs its ou
 class Limits(Settings):
     """Ranges by name of a statistic; `without` names the rules that are not applied."""
 
-    without: tuple[str, ...] = ()
+    without: tuple[str, ...] = Field((), description="rules that are not applied")
 
     @model_validator(mode="after")
     def known_rules(self) -> "Limits":
@@ -46,31 +46,34 @@ class Limits(Settings):
 
 
 class Gopher(Limits):
-    """Rae et al. 2021, A1.1. Share of words: symbol_ratio, alphabetic_words; of lines: bullet_lines, ellipsis_lines."""
+    """Quality of prose, lowest and highest (Rae et al. 2021, A1.1)."""
 
-    word_count: Range = (50, 100_000)
-    mean_word_length: Range = (3, 10)
-    symbol_ratio: Range = (0, 0.1)                          # '#' or ellipses a word, whichever is more
-    bullet_lines: Range = (0, 0.9)
-    ellipsis_lines: Range = (0, 0.3)
-    alphabetic_words: Range = (0.8, 1)                      # words with at least one letter
-    stop_words: Range = (2, inf)                            # how many of the eight occur
+    word_count: Range = Field((50, 100_000), description="words")
+    mean_word_length: Range = Field((3, 10), description="characters a word, on average")
+    symbol_ratio: Range = Field((0, 0.1), description="'#' or ellipses a word, whichever is more")
+    bullet_lines: Range = Field((0, 0.9), description="share of lines that begin with a bullet")
+    ellipsis_lines: Range = Field((0, 0.3), description="share of lines that end with an ellipsis")
+    alphabetic_words: Range = Field((0.8, 1), description="share of words with at least one letter")
+    stop_words: Range = Field((2, inf), description="how many of eight common words occur")
 
 
 class Repetition(Limits):
-    """Rae et al. 2021, table A1: shares of what occurred before, counted in pieces and in characters."""
+    """Shares of what occurred before (Rae et al. 2021, table A1)."""
 
-    duplicate_lines: Range = (0, 0.3)
-    duplicate_paragraphs: Range = (0, 0.3)
-    duplicate_line_characters: Range = (0, 0.2)
-    duplicate_paragraph_characters: Range = (0, 0.2)
+    duplicate_lines: Range = Field((0, 0.3), description="share of lines that repeat one before")
+    duplicate_paragraphs: Range = Field((0, 0.3), description="share of paragraphs that repeat one before")
+    duplicate_line_characters: Range = Field((0, 0.2), description="share of characters in repeated lines")
+    duplicate_paragraph_characters: Range = Field((0, 0.2), description="share of characters in repeated paragraphs")
 
 
 class Generated(Limits):
-    """No paper's rules: in the standard library code and prose have under 0.1 digits a character, tables above 0.15."""
+    """What no person wrote: tables and the output of programs.
 
-    generated_marker: Range = (0, 0)                        # "DO NOT EDIT" and the like in the first 1,000 characters
-    digit_ratio: Range = (0, 0.15)                          # of the characters that are not white space
+    No paper's limits: in the standard library code and prose have under 0.1 digits a character, tables above 0.15.
+    """
+
+    generated_marker: Range = Field((0, 0), description='1 where the head says "DO NOT EDIT"')
+    digit_ratio: Range = Field((0, 0.15), description="digits among characters that are not white space")
 
 
 def quality_statistics(text: str) -> dict[str, float]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from bloomery.core.artifacts import write_atomic
 from bloomery.core.config import Input, Settings
@@ -44,8 +44,11 @@ StepName = Literal["exact", "generated", "gopher", "repetition"]
 
 
 class Config(Settings):
-    source: Input | list[Input]                             # files or folders with a `text` column, or python:stdlib
-    steps: tuple[StepName, ...] = ("exact", "generated", "gopher", "repetition")
+    """Clean, filter and deduplicate documents; what is dropped is kept beside them with its reason."""
+
+    source: Input | list[Input] = Field(description="files or folders with a `text` column, or python:stdlib")
+    steps: tuple[StepName, ...] = Field(("exact", "generated", "gopher", "repetition"),
+                                        description="what documents go through, in this order")
     generated: Generated = Generated()
     gopher: Gopher = Gopher()
     repetition: Repetition = Repetition()
@@ -98,10 +101,12 @@ def run(config: Config, out: Path) -> dict:
         "steps": account}, indent=1))
     counts = report(account, tally, quarantine)
     if not tally.kept[0]:
-        worst = max(counts, key=lambda name: counts[name])
+        worst = max(tally.dropped, key=lambda step: sum(count for count, _ in tally.dropped[step].values()))
+        rule = max(tally.dropped[worst], key=lambda reason: tally.dropped[worst][reason])
+        mend = f"relax or leave out the rule {worst}.{rule}" if worst in Config.model_fields else f"leave out {worst}"
         raise InputError("curation dropped every document", where=", ".join(sources),
                          why=", ".join(f"{reason} {count}" for reason, count in counts.items()),
-                         hint=f"look at dropped.parquet; relax or leave out the rule {worst}")
+                         hint=f"{mend}; see what it dropped with: bloomery show {out}")
     return {"documents_read": tally.read[0], "documents_kept": tally.kept[0], "bytes_read": tally.read[1],
             "bytes_kept": tally.kept[1], "quarantined": len(quarantine),
             **{f"dropped/{reason}": count for reason, count in counts.items()}}

@@ -71,7 +71,8 @@ def records(path: Path, quarantine: Quarantine, *, parse: Callable[[dict, str], 
         raise InputError("no row can be used", where=where, why=f"{reason}; the columns are {columns}",
                          hint=f"each row needs {expected}")
     damaged = f": {quarantine.entries[-1]['where']}: {quarantine.entries[-1]['why']}" if quarantine.entries else ""
-    raise InputError("no row can be read", where=str(path), why=f"{len(quarantine)} rows or files are damaged{damaged}",
+    raise InputError("no row can be read", where=str(path),
+                     why=f"{len(quarantine)} rows or files are damaged{damaged}" if len(quarantine) else "it is empty",
                      hint=f"each row needs {expected}")
 
 

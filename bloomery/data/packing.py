@@ -26,7 +26,7 @@ def best_fit_decreasing(lengths: list[int], capacity: int) -> list[list[int]]:
 
 
 def concat_chunk(documents: list[list[int]], context: int, eos: int, *, drop_last: bool = True) -> list[list[int]]:
-    """Documents joined with `eos` after each, cut to `context`; the tail is dropped or kept short. Raffel et al. 2020."""
+    """Documents joined with `eos` after each and cut to `context`; the tail is dropped or kept short."""
     flat = [token for document in documents for token in (*document, eos)]
     chunks = [flat[i:i + context] for i in range(0, len(flat), context)]
     return chunks[:-1] if drop_last and chunks and len(chunks[-1]) < context else chunks

@@ -1,7 +1,7 @@
 """Data order as a function: which samples step k trains on follows from (seed, k), with no state to save.
 
-Epoch e visits sample `permute(i, n, key(seed, e))` at position i.  The permutation is a Feistel network (four rounds, cycle
-walking into [0, n)), so that a trillion samples cost no memory and any position can be asked for directly.
+Epoch e visits sample `permute(i, n, key(seed, e))` at position i.  The permutation is a Feistel network (four rounds,
+cycle walking into [0, n)), so that a trillion samples cost no memory and any position can be asked for directly.
 """
 
 from collections.abc import Callable

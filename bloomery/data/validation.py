@@ -34,7 +34,7 @@ def batches(runs: list[Run], tokens: int = TOKENS) -> list[Batch]:
 
 def corpus_bits_per_byte(shard: Shard, score: Callable[[list[Batch]], tuple[float, float]], *, context: int,
                          limit: int | None = None) -> dict[str, float]:
-    """`val_loss` (nats a token), `val_perplexity` and `val_bpb` of the first documents that hold `limit` tokens, or of all.
+    """`val_loss` (nats a token), `val_perplexity` and `val_bpb` of the documents that hold the first `limit` tokens.
 
     Perplexity is of the whole corpus, never a mean over documents; bytes do not count the end-of-text, its nats do.
     """

@@ -1,15 +1,14 @@
 """The evaluate stage: the same questions put to every model of a recipe, from the base to the aligned one.
 
-Bits per byte on held-out text beside what compressors and counting reach; nll of held-out answers; exact match of generated
-ones; how often the preferred answer is the likelier one.  A metric is named `<model>.<metric>`; what the model before it
-had is repeated as `<model>.<metric>_<before>`, so that a gain stands in one place.
+Bits per byte on held-out text beside what compressors and counting reach; nll of held-out answers; exact match of
+generated ones; how often the preferred answer is the likelier one.  A metric is named `<model>.<metric>`; what the
+model before it had is repeated as `<model>.<metric>_<before>`, so that a gain stands in one place.
 """
 
 import json
-from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
-import torch
 from pydantic import Field
 
 from bloomery.core.artifacts import write_atomic
@@ -18,14 +17,12 @@ from bloomery.core.errors import ConfigError
 from bloomery.core.files import Quarantine
 from bloomery.core.metrics import progress, say
 from bloomery.core.records import Conversation, unit_hash
-from bloomery.data.batch import Run, forest
 from bloomery.data.formats import conversations, preferences
 from bloomery.data.shards import Shard, open_shard
-from bloomery.data.validation import batches, corpus_bits_per_byte
+from bloomery.data.validation import corpus_bits_per_byte
 from bloomery.evaluate.compression import compressor_bits_per_byte, ngram_bits_per_byte
-from bloomery.evaluate.metrics import exact_match
+from bloomery.evaluate.generative import answer_nll, exact_matches, generated, questions
 from bloomery.evaluate.preference import pair_accuracy
-from bloomery.generate.decode import complete
 from bloomery.model.store import load_model
 from bloomery.model.transformer import Transformer
 from bloomery.text.chat import Renderer
@@ -64,25 +61,26 @@ def run(config: Config, out: Path) -> dict:
     prompts = conversations(config.prompts, quarantine) if config.prompts else []
     quarantine.write(out)
     measured: dict[str, dict] = {}
-    answers: list[dict[str, str]] = [{} for _ in prompts]
+    shown: dict[str, dict] = {}
     for name, folder in progress(config.models.items(), name="evaluate, models", total=len(config.models)):
         model, tokenizer = load_model(Path(folder), compute=compute), load_tokenizer(Path(folder))
         renderer = Renderer(tokenizer, config.template)
-        found: dict = held_out_text(model, shard) if shard else {}
+        found = measured[name] = {}
+        if shard:
+            found |= corpus_bits_per_byte(shard, partial(total_nll, model), context=model.config.context)
         if rows:
-            found["answer_nll"] = answer_nll(model, rows, renderer)
-            found |= generated_matches(model, rows, renderer, config)
+            found |= answered(model, rows, renderer, config)
         if pairs:
             found |= pair_accuracy(model, pairs, renderer)
-        for kept, text in zip(answers, generate(model, prompts, renderer, config.max_tokens), strict=True):
-            kept[name] = text
-        measured[name] = found
+        if prompts:
+            asked, _ = questions(prompts, renderer, model.config.context, where=config.prompts)
+            for q, text in zip(asked, generated(model, asked, tokenizer, config.max_tokens), strict=True):
+                row = shown.setdefault(q.asked, {"prompt": q.asked, "expected": q.expected, "answers": {}})
+                row["answers"][name] = text
     if shard and config.yardsticks:
         first = next(iter(config.models))
         measured[first] |= yardsticks(Path(config.shards), load_tokenizer(Path(config.models[first])))
-    write_atomic(out / "answers.json", json.dumps(
-        [{"prompt": p.messages[-2].content, "expected": p.messages[-1].content, "answers": a}
-         for p, a in zip(prompts, answers, strict=True)], indent=1, ensure_ascii=False))
+    write_atomic(out / "answers.json", json.dumps([*shown.values()], indent=1, ensure_ascii=False))
     return flat(measured)
 
 
@@ -93,7 +91,8 @@ def flat(measured: dict[str, dict]) -> dict:
     for name, found in measured.items():
         out |= {f"{name}.{metric}": value for metric, value in found.items()}
         if before:
-            out |= {f"{name}.{metric}_{before[0]}": before[1][metric] for metric in found if metric in before[1]}
+            out |= {f"{name}.{metric}_{before[0]}": before[1][metric] for metric, value in found.items()
+                    if isinstance(value, float) and metric in before[1]}
         before = name, found
     return out
 
@@ -101,11 +100,6 @@ def flat(measured: dict[str, dict]) -> dict:
 def chosen(rows: list, limit: int) -> list:
     """At most `limit` rows, the same ones whatever their order in the file."""
     return sorted(rows, key=lambda row: unit_hash(row.id, "evaluate"))[:limit]
-
-
-def held_out_text(model: Transformer, shard: Shard) -> dict[str, float]:
-    """Bits per byte of the whole validation split."""
-    return corpus_bits_per_byte(shard, lambda b: total_nll(model, b), context=model.config.context)
 
 
 def yardsticks(shards: Path, tokenizer: Tokenizer) -> dict[str, float]:
@@ -119,42 +113,11 @@ def yardsticks(shards: Path, tokenizer: Tokenizer) -> dict[str, float]:
     return {f"{name}_bpb": value for name, value in found.items()}
 
 
-def split(row: Conversation, renderer: Renderer) -> tuple[list[int], list[int]]:
-    """Ids of everything before the last message, and of the last message as the answer."""
-    return renderer.prompt(row.messages[:-1]), renderer.answer(row.messages[-1].content)
-
-
-@torch.no_grad()
-def answer_nll(model: Transformer, rows: list[Conversation], renderer: Renderer) -> float:
-    """Mean nll of held-out answers, nats a token, turn-end included; rows beyond the context are left out."""
-    runs = []
-    for row in rows:
-        prompt, answer = split(row, renderer)
-        if len(prompt) + len(answer) <= model.config.context + 1:
-            ids = [*prompt, *answer]
-            runs.append(Run(ids[:-1], ids[1:], [0.0] * (len(prompt) - 1) + [1.0] * len(answer)))
-    nats, tokens = total_nll(model, batches(runs))
-    return nats / tokens
-
-
-def generate(model: Transformer, rows: list[Conversation], renderer: Renderer, max_tokens: int) -> list[str]:
-    """Greedy answers to the last question of every conversation."""
-    if not rows:
-        return []
-    tokenizer = renderer.tokenizer
-    prompts = [renderer.prompt(row.messages[:-1]) for row in rows]
-    done = complete(model, prompts, ends={tokenizer.turn_end, tokenizer.eos}, max_tokens=max_tokens)
-    return [tokenizer.decode(c.ids).strip() for c in done]
-
-
-def generated_matches(model: Transformer, rows: list[Conversation], renderer: Renderer, config: Config) -> dict[str, float]:
-    """Exact match of generated answers: all closed tasks together, and each task; code answers compare as written."""
-    asked = [row for row in rows if row.task in config.closed_tasks][:config.generated]
-    if not asked:
-        return {}
-    by_task: dict[str, list[float]] = defaultdict(list)
-    for row, text in zip(asked, generate(model, asked, renderer, config.max_tokens), strict=True):
-        by_task[row.task].append(float(text == row.messages[-1].content.strip()))
-    everything = [hit for hits in by_task.values() for hit in hits]
-    return {"exact_match": sum(everything) / len(everything),
-            "exact_match_by_task": {task: sum(hits) / len(hits) for task, hits in sorted(by_task.items())}}
+def answered(model: Transformer, rows: list[Conversation], renderer: Renderer, config: Config) -> dict:
+    """Nll of the right answers, and exact match of generated ones where there is one right answer."""
+    asked, dropped = questions(rows, renderer, model.config.context, where=config.instructions)
+    closed = [q for q in asked if q.task in config.closed_tasks][:config.generated]
+    found = {"answer_nll": answer_nll(model, asked), "questions": len(asked), "questions_dropped": dropped}
+    if closed:
+        found |= exact_matches(closed, generated(model, closed, renderer.tokenizer, config.max_tokens))
+    return found

@@ -19,7 +19,7 @@ from bloomery.text.tokenizer import load_tokenizer
 
 @dataclass(frozen=True)
 class Completion:
-    """What was generated for one prompt. `finish` is "stop" at an end token, "length" when tokens or context ran out."""
+    """What was generated for one prompt. `finish` is "stop" at an end token, "length" when there was no more room."""
 
     ids: list[int]
     finish: str

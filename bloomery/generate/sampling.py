@@ -20,8 +20,10 @@ class Sampling:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, ok, wanted in (("temperature", self.temperature >= 0, ">= 0"), ("top_k", self.top_k >= 0, ">= 0"),
-                                 ("top_p", 0 < self.top_p <= 1, "in (0, 1]"), ("min_p", 0 <= self.min_p <= 1, "in [0, 1]")):
+        for name, ok, wanted in (("temperature", self.temperature >= 0, ">= 0"),
+                                 ("top_k", self.top_k >= 0, ">= 0"),
+                                 ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
+                                 ("min_p", 0 <= self.min_p <= 1, "in [0, 1]")):
             if not ok:
                 raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)}")
 
@@ -34,13 +36,15 @@ def top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the smallest set of tokens with mass >= p: those with less than p strictly before them. Holtzman et al. 2020."""
+    """Keep the smallest set with mass >= p: tokens with less than p strictly before them. Holtzman et al. 2020."""
     if p >= 1:
         return logits
-    ordered, ids = logits.sort(-1, descending=True, stable=True)
+    ordered, ids = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
-    return logits.masked_fill(torch.zeros_like(logits, dtype=torch.bool).scatter(-1, ids, before >= p), -torch.inf)
+    edge = p - 8 * torch.finfo(probabilities.dtype).eps         # a boundary hit exactly stays one, up to rounding
+    reached = (before > 0) & (before >= edge)
+    return logits.masked_fill(torch.zeros_like(logits, dtype=torch.bool).scatter(-1, ids, reached), -torch.inf)
 
 
 def min_p(logits: Tensor, p: float) -> Tensor:

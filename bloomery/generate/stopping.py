@@ -6,7 +6,7 @@ unfinished character.
 
 
 def cut_at_stop(text: str, stops: list[str]) -> tuple[str, str | None]:
-    """Text before the earliest stop string and that string, the longest one if several begin there; (text, None) if none."""
+    """Text before the earliest stop string and that string (the longest that begins there); (text, None) if none."""
     check(stops)
     found = [(at, -len(stop), stop) for stop in stops if (at := text.find(stop)) >= 0]
     if not found:

@@ -49,10 +49,12 @@ WORDINGS = {
 
 
 class Config(Settings):
-    heldout: float = Field(0.1, gt=0, lt=1)                 # share of names and expressions kept for evaluation
-    seed: int = 0
-    expressions: int = Field(6000, ge=0)
-    max_objects: int | None = Field(None, ge=20)            # described objects at most, chosen by hash; None: all
+    """Ask about the standard library's objects and about small expressions."""
+
+    heldout: float = Field(0.1, gt=0, lt=1, description="share of names and expressions kept for evaluation")
+    seed: int = Field(0, description="names the split, the wordings and the expressions")
+    expressions: int = Field(6000, ge=0, description="expressions to evaluate")
+    max_objects: int | None = Field(None, ge=20, description="most objects asked about, chosen by hash; none: all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,9 +274,7 @@ def showpieces(rows: list[Instruction], members: list[Subject], seed: int) -> li
         known = [row for row in of_task if row[1] in familiar
                  or (task == "evaluate" and len(row[0].messages[1].content) > 8)] or of_task
         for record, key in sorted(known, key=lambda row: unit_hash(row[0].id, f"show {seed}"))[:1]:
-            question, answer = conversation_row(record)["messages"]
-            pieces.append({"prompt": [question], "answer": answer["content"], "task": task, "id": record.id,
-                           "object": key})
+            pieces.append(conversation_row(record) | {"object": key})
     return pieces
 
 

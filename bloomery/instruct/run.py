@@ -2,8 +2,7 @@
 
     loss = -sum_t w_t log p(x_t | x_<t) / sum_t w_t        w_t = 1 where the assistant speaks, its turn-end included
 
-The mask comes from rendering (`text/chat.py`); a data set in which nothing would be trained is an error before the first
-step.
+The mask comes from rendering (`text/chat.py`); data in which nothing would be trained is an error before any step.
 """
 
 from pathlib import Path
@@ -41,13 +40,16 @@ class Config(TrainingConfig):
     validation_examples: int = Field(256, gt=0, description="held-out conversations looked at in each validation")
 
 
-def forecast(config: Config) -> dict:
-    if not (Path(config.model) / "config.json").is_file():
+def forecast(config: Config, planned: dict[str, dict] | None = None) -> dict:
+    """What training costs as far as the model's shape is known: it is made, or planned by a stage before."""
+    model = (planned or {}).get(config.model, {}).get("model")
+    if model is None and not (Path(config.model) / "config.json").is_file():
         return {}
-    model = load_config(Path(config.model))
+    model = model or load_config(Path(config.model))
     tokens = config.steps * config.examples * min(64, model.context)
-    return {"parameters": model.parameters(), "tokens": tokens, "flops": tokens * model.flops_per_token(),
-            "memory_gb": 18 * model.parameters() / 1e9 + 1.0, "note": "64 tokens a conversation assumed"}
+    return {"model": model, "parameters": model.parameters(), "tokens": tokens,
+            "flops": tokens * model.flops_per_token(), "memory_gb": 18 * model.parameters() / 1e9 + 1.0,
+            "note": "64 tokens a conversation assumed"}
 
 
 def rendered_runs(data: list[Conversation], renderer: Renderer, context: int, *, where: str) -> tuple[list[Run], dict]:

@@ -2,11 +2,11 @@
 
     nll_t = logsumexp_v(h_t . W_v) - h_t . W_{y_t}
 
-`linear_cross_entropy` knows its weights beforehand and makes the gradients in the forward pass: three matrix products in
-all.  `linear_logp` returns log-probabilities to be used in any loss, and makes the logits of a block of rows again in
-the backward pass.  Rows go through in blocks of `BLOCK_BYTES` of fp32 logits: more would fall out of the cache (a softmax over
-four times the elements took 28 times as long).  Matrix products run in the dtype of the hidden states, everything else
-in fp32.
+`linear_cross_entropy` knows its weights beforehand and makes the gradients in the forward pass: three matrix products
+in all.  `linear_logp` returns log-probabilities to be used in any loss, and makes the logits of a block of rows again
+in the backward pass.  Rows go through in blocks of `BLOCK_BYTES` of fp32 logits: more would fall out of the cache (a
+softmax over four times the elements took 28 times as long).  Matrix products run in the dtype of the hidden states,
+everything else in fp32.
 """
 
 import torch
@@ -28,7 +28,8 @@ class LinearCrossEntropy(torch.autograd.Function):
     """Weighted sum of nll and the nll of every row; gradients of the sum are ready when forward returns."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, shadow: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx, hidden: Tensor, weight: Tensor, shadow: Tensor, targets: Tensor,
+                weights: Tensor) -> tuple[Tensor, Tensor]:
         rows, vocabulary = len(hidden), len(shadow)
         nll = torch.empty(rows, dtype=wide(hidden.dtype), device=hidden.device)
         needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
@@ -41,14 +42,14 @@ class LinearCrossEntropy(torch.autograd.Function):
             end = min(start + held, rows)
             for first in range(start, end, step):
                 part = slice(first, min(first + step, end))
-                logits = (hidden[part] @ shadow.T).to(nll.dtype)                         # (block, V)
-                picked = logits.gather(-1, targets[part, None])[:, 0]
-                lse = logits.logsumexp(-1)
-                nll[part] = lse - picked
+                scores = (hidden[part] @ shadow.T).to(nll.dtype)                         # (block, V)
+                picked, top = scores.gather(-1, targets[part, None])[:, 0], scores.amax(-1, keepdim=True)
+                mass = scores.sub_(top).exp_().sum(-1)                                   # one exponential for both uses
+                nll[part] = mass.log() + top[:, 0] - picked
                 if gradient is not None:                                                 # w (softmax - onehot)
-                    logits.sub_(lse[:, None]).exp_().mul_(weights[part, None])
-                    logits.scatter_add_(-1, targets[part, None], -weights[part, None].to(logits.dtype))
-                    gradient[first - start:part.stop - start] = logits
+                    scores.mul_((weights[part] / mass)[:, None])
+                    scores.scatter_add_(-1, targets[part, None], -weights[part, None].to(scores.dtype))
+                    gradient[first - start:part.stop - start] = scores
             if gradient is not None:
                 block = gradient[:end - start]
                 torch.mm(block, shadow, out=d_hidden[start:end])

@@ -24,9 +24,9 @@ class Memory(Protocol):
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The definition, for tests and small inputs: q (..., H, T, E), k and v (..., K, S, E), mask (..., T, S) True = seen.
+    """The definition, for tests and small inputs: q (..., H, T, E), k and v (..., K, S, E), mask (..., T, S).
 
-    A query that sees no key returns zeros. Vaswani et al. 2017, eq. 1.
+    True in the mask means seen; a query that sees no key returns zeros. Vaswani et al. 2017, eq. 1.
     """
     heads, key_heads = q.shape[-3], k.shape[-3]
     if heads % key_heads:

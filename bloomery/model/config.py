@@ -47,3 +47,8 @@ class ModelConfig(Settings):
 def kv_cache_bytes(layers: int, batch: int, kv_heads: int, tokens: int, head_width: int, bytes_per_element: int) -> int:
     """Keys and values of `batch` sequences of `tokens` tokens, all layers: two tensors (L, B, K, T, E)."""
     return 2 * layers * batch * kv_heads * tokens * head_width * bytes_per_element
+
+
+def tokens_for(flops: float, *, parameters: float) -> float:
+    """Training tokens that a budget buys: D = C / (6 N), attention's own products left out (Kaplan et al. 2020)."""
+    return flops / (6 * parameters)

@@ -145,7 +145,7 @@ def rows(segments: Segments, group: list[int]) -> Rows:
     mask = None
     if not segments.causal or any(segments.chains[run] for run in group):
         place, column = torch.arange(width)[:, None], torch.arange(depth)
-        mask = torch.stack([
-            (column < len(all_) - len(mine) + place + 1 if segments.causal else column < len(all_)) & (column < len(all_))
-            for mine, all_ in zip(own, seen, strict=True)])[:, None]                     # (B, 1, T, S)
+        real_key = torch.stack([(column < len(t)).expand(width, -1) for t in seen])      # (B, T, S)
+        past = torch.stack([column <= len(t) - len(mine) + place for mine, t in zip(own, seen, strict=True)])
+        mask = (real_key & past if segments.causal else real_key)[:, None]
     return Rows(queries, keys, mask, real, queries.flatten()[real])

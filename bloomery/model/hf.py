@@ -81,8 +81,9 @@ def import_weights(theirs: dict[str, Tensor], config: ModelConfig, shapes: dict[
     for ours, group in table.items():
         if all(name in theirs for name in group):
             out[ours] = torch.cat([theirs[name] for name in group])
-            if out[ours].shape != shapes[ours]:
-                problems.append(f"{' + '.join(group)} has shape {tuple(out[ours].shape)}, expected {tuple(shapes[ours])}")
+            found, expected = tuple(out[ours].shape), tuple(shapes[ours])
+            if found != expected:
+                problems.append(f"{' + '.join(group)} has shape {found}, expected {expected}")
     if problems:
         raise InputError("weights do not fit the configuration", where=where, why="; ".join(problems))
     return out

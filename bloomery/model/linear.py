@@ -1,8 +1,8 @@
 """The linear layer: fp32 weights, and matrix products in bfloat16 where the hardware is fast at them.
 
-Autocast casts every weight in every forward pass.  Here a layer keeps a bfloat16 shadow of its weight and renews it only
-when the optimizer has changed the weight, which torch counts in `_version`.  The gradient comes back in fp32, on
-the one parameter there is, so that optimizer, clipping and checkpoints never learn about the shadow.
+Autocast casts every weight in every forward pass.  Here a layer keeps a bfloat16 shadow of its weight and renews it
+only when the weight has changed, which torch counts in `_version`.  The gradient comes back in fp32, on the one
+parameter there is, so that optimizer, clipping and checkpoints never learn about the shadow.
 """
 
 import torch

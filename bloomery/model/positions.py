@@ -35,5 +35,5 @@ def rope_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def interleaved_to_half(head_width: int) -> list[int]:
-    """The permutation with rope(x[perm]) == rope_interleaved(x)[perm]: how Meta's q and k rows become Hugging Face's."""
+    """perm with rope(x[perm]) == rope_interleaved(x)[perm]: how Meta's q and k rows become Hugging Face's."""
     return [*range(0, head_width, 2), *range(1, head_width, 2)]

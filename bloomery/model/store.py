@@ -1,4 +1,4 @@
-"""A model as a Hugging Face folder: `config.json`, `generation_config.json`, `model.safetensors`, the tokenizer beside it.
+"""A model as a Hugging Face folder: `config.json`, `generation_config.json`, `model.safetensors`, tokenizer beside it.
 
 Only safetensors are read; a pickle is never opened.  What is loaded is checked name by name and shape by shape.
 """
@@ -47,7 +47,8 @@ def load_config(folder: Path) -> ModelConfig:
     return to_config(json.loads(path.read_text(encoding="utf-8")), where=str(path))
 
 
-def load_model(folder: Path, *, compute: torch.dtype = torch.float32, dtype: torch.dtype = torch.float32) -> Transformer:
+def load_model(folder: Path, *, compute: torch.dtype = torch.float32,
+               dtype: torch.dtype = torch.float32) -> Transformer:
     """Read a folder, single or sharded safetensors, into a model with weights in `dtype`."""
     folder = Path(folder)
     config = load_config(folder)
@@ -75,11 +76,12 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         path = folder / name
         if not path.is_file():
             pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt"))
-            raise InputError("no safetensors weights", where=str(path),
-                             why=f"{', '.join(pickles)} are pickles and can run code when opened" if pickles else "file missing",
-                             hint="convert them with safetensors in a sandbox" if pickles else "")
+            why = f"{', '.join(pickles)} are pickles and can run code when opened" if pickles else "the file is missing"
+            raise InputError("no safetensors weights", where=str(path), why=why,
+                             hint="convert them with safetensors in a sandbox" if pickles else "copy or make it again")
         try:
             weights |= load_file(path)
         except (SafetensorError, OSError) as error:
-            raise InputError("a weight file cannot be read", where=str(path), why=str(error)) from error
+            raise InputError("a weight file cannot be read", where=str(path), why=str(error),
+                             hint="it was cut short or overwritten: copy or make it again") from error
     return weights

@@ -3,12 +3,14 @@
     loss = -1/T sum_t log p(x_t | x_<t)            Radford et al. 2018, eq. 1
 """
 
+import json
 import shutil
 from pathlib import Path
 
 import torch
 from pydantic import Field
 
+from bloomery.core.artifacts import file_hash
 from bloomery.core.config import Input, Settings
 from bloomery.core.errors import ConfigError, InputError
 from bloomery.data.shards import Shard, open_shard
@@ -55,13 +57,15 @@ def shape(config: Config, vocabulary: int) -> ModelConfig:
         raise ConfigError("the model's shape is not consistent", why=str(error)) from error
 
 
-def forecast(config: Config) -> dict:
-    """Parameters, tokens, FLOPs and memory before anything runs."""
-    known = (Path(config.data) / "shards.json").is_file()
-    model = shape(config, open_shard(Path(config.data), "train").vocabulary if known else 4096)
+def forecast(config: Config, planned: dict[str, dict] | None = None) -> dict:
+    """Parameters, tokens, FLOPs and memory before anything runs; the vocabulary may still be only planned."""
+    made = (Path(config.data) / "shards.json").is_file()
+    foretold = (planned or {}).get(config.tokenizer, {}).get("vocabulary", 4096)
+    model = shape(config, open_shard(Path(config.data), "train").vocabulary if made else foretold)
     tokens = config.steps * config.rows * config.model.context
     activations = config.micro_rows * config.model.context * model.depth * (8 * model.width + 4 * model.hidden) * 4
-    return {"parameters": model.parameters(), "tokens": tokens, "flops": tokens * model.flops_per_token(),
+    return {"model": model, "parameters": model.parameters(), "tokens": tokens,
+            "flops": tokens * model.flops_per_token(),
             "memory_gb": (18 * model.parameters() + activations) / 1e9 + 0.6}
 
 
@@ -85,9 +89,12 @@ def run(config: Config, out: Path) -> dict:
     """Train from scratch and export a Hugging Face folder with the tokenizer beside it."""
     shard, held_out = checked_shard(config), open_shard(Path(config.data), "validation")
     tokenizer = load_tokenizer(Path(config.tokenizer))
-    if tokenizer.size != shard.vocabulary:
+    made_with = json.loads((Path(config.data) / "shards.json").read_text(encoding="utf-8")).get("tokenizer")
+    given = file_hash(Path(config.tokenizer) / "tokenizer.json")
+    if tokenizer.size != shard.vocabulary or made_with not in (None, given):
         raise InputError("tokenizer and shards do not belong together", where=config.tokenizer,
-                         why=f"it has {tokenizer.size} ids, the shards were made with {shard.vocabulary}")
+                         why=f"its {tokenizer.size} ids are not the {shard.vocabulary} the shards were made with",
+                         hint="give the tokenizer that made the shards, or make the shards again with this one")
     model = Transformer(shape(config, shard.vocabulary), seed=config.seed)
 
     @torch.no_grad()
@@ -95,7 +102,8 @@ def run(config: Config, out: Path) -> dict:
         return corpus_bits_per_byte(held_out, lambda batches: total_nll(model, batches), context=config.model.context,
                                     limit=config.validation_tokens)
 
-    stream = windows(shard, context=config.model.context, rows=config.rows, micro_rows=config.micro_rows, seed=config.seed)
+    stream = windows(shard, context=config.model.context, rows=config.rows, micro_rows=config.micro_rows,
+                     seed=config.seed)
     state = train(model, config, out, name="pretrain", stream=stream, objective=causal_lm, validate=validate)
     save_model(model, out, bos=tokenizer.eos, eos=[tokenizer.eos])
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from bloomery.core.artifacts import write_atomic
+from bloomery.core.artifacts import file_hash, write_atomic
 from bloomery.core.config import Input, Settings
 from bloomery.core.errors import InputError
 from bloomery.core.metrics import progress
@@ -25,10 +25,19 @@ class Config(Settings):
     validation: float = Field(0.04, gt=0, lt=1, description="share of documents held out, by hash of their text")
 
 
+def corpus(folder: str) -> Path:
+    """The documents of a curate stage's output."""
+    path = Path(folder) / "documents.parquet"
+    if not path.is_file():
+        raise InputError("not a folder of curated documents", where=folder, why="it has no documents.parquet",
+                         hint=f"make one with: bloomery curate source={folder} out=FOLDER")
+    return path
+
+
 def run(config: Config, out: Path) -> dict:
     """Write `train.*` and `validation.*`; `InputError` when one of them would be empty."""
     tokenizer = load_tokenizer(Path(config.tokenizer))
-    source = pq.ParquetFile(Path(config.data) / "documents.parquet")
+    source = pq.ParquetFile(corpus(config.data))
     writers = {split: ShardWriter(out, split, eos=tokenizer.eos, vocabulary=tokenizer.size) for split in SPLITS}
     batches = source.iter_batches(ROWS, columns=["id", "text"])
     for batch in progress(batches, name="shards, batches", total=-(-source.metadata.num_rows // ROWS)):
@@ -43,5 +52,6 @@ def run(config: Config, out: Path) -> dict:
                              why=f"{source.metadata.num_rows} documents, {config.validation:g} of them for validation",
                              hint="give more documents, or another validation share")
     write_atomic(out / "shards.json", json.dumps(
-        {"vocabulary": tokenizer.size, "eos": tokenizer.eos, "splits": counts}, indent=1))
+        {"vocabulary": tokenizer.size, "eos": tokenizer.eos, "splits": counts,
+         "tokenizer": file_hash(Path(config.tokenizer) / "tokenizer.json")}, indent=1))
     return {f"{split}_{name}": value for split, count in counts.items() for name, value in count.items()}

@@ -9,6 +9,7 @@ from bloomery.core.config import Input, Settings
 from bloomery.core.errors import InputError
 from bloomery.core.metrics import say
 from bloomery.core.records import unit_hash
+from bloomery.pretrain.shards import corpus
 from bloomery.text.templates import TEMPLATES
 from bloomery.text.tokenizer import train_tokenizer
 
@@ -23,9 +24,13 @@ class Config(Settings):
     sample_mb: float = Field(20.0, gt=0, description="train on about this many MB of documents, chosen by hash")
 
 
+def forecast(config: Config, planned: dict[str, dict] | None = None) -> dict:
+    return {"vocabulary": config.vocabulary}
+
+
 def run(config: Config, out: Path) -> dict:
     """Learn merges on a hashed sample of documents; metrics say how many bytes a token then holds."""
-    table = pq.read_table(Path(config.data) / "documents.parquet", columns=["id", "text"])
+    table = pq.read_table(corpus(config.data), columns=["id", "text"])
     ids, texts = table["id"].to_pylist(), table["text"].to_pylist()
     total = sum(len(t.encode()) for t in texts)
     share = min(1.0, config.sample_mb * 1e6 / max(total, 1))
@@ -43,5 +48,6 @@ def run(config: Config, out: Path) -> dict:
     if any(tokenizer.decode(row) != text for row, text in zip(encoded, probe, strict=True)):
         raise InputError("the tokenizer does not return the text it was given", where=config.data,
                          why="a document holds characters that are not valid Unicode")
-    return {"vocabulary": tokenizer.size, "bytes_per_token": sum(len(t.encode()) for t in probe) / sum(map(len, encoded)),
-            "documents": len(chosen), "share_of_ids_used_in_probe": len(used) / tokenizer.size}
+    return {"vocabulary": tokenizer.size, "documents": len(chosen),
+            "bytes_per_token": sum(len(t.encode()) for t in probe) / sum(map(len, encoded)),
+            "share_of_ids_used_in_probe": len(used) / tokenizer.size}

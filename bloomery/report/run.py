@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
+from pydantic import Field
 
 from bloomery.core.artifacts import Artifact, open_artifact, write_atomic
 from bloomery.core.config import Input, Settings
@@ -27,10 +28,10 @@ SHOWN = ("stage", "verb", "hash", "version", "attempts", "peak_memory_gb")
 
 
 class Config(Settings):
-    """`runs` are folders of finished stages, in any order; `title` stands at the top of the page."""
+    """One page about finished stages."""
 
-    runs: list[Input]
-    title: str = ""
+    runs: list[Input] = Field(description="folders of finished stages, in any order")
+    title: str = Field("", description="what stands at the top of the page")
 
 
 def run(config: Config, out: Path) -> dict:

@@ -1,8 +1,8 @@
 """The one renderer: messages to token ids, with the loss mask made on the way.
 
-Training, sampling, evaluation and serving all come through here, so what is trained is what is asked.  Each piece knows
-while it is written whether the assistant says it: content and its turn-end are trained, headers and other people's words
-are not.  No mask is ever found by searching rendered text.
+Training, sampling, evaluation and serving all come through here, so what is trained is what is asked.  Each piece
+knows while it is written whether the assistant says it: content and its turn-end are trained, headers and other
+people's words are not.  No mask is ever found by searching rendered text.
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from bloomery.text.tokenizer import END_OF_TEXT, TURN_END, TURN_START
 
 @dataclass(frozen=True)
 class Template:
-    """A message is `start` control token, `header` with the role filled in, the content, `end` control token, `after`."""
+    """A message: `start` control token, `header` with the role filled in, content, `end` control token, `after`."""
 
     name: str
     begin: str              # control token before the first message, "" for none

@@ -2,9 +2,9 @@
 
     step-00001200/  model.safetensors  optim.safetensors (moments by parameter name)  state.json  MANIFEST.json
 
-A checkpoint is written into a temporary folder, every file is hashed and synced, `MANIFEST.json` comes last, and one rename
-makes it real.  Loading starts with the newest, compares every hash, sets a damaged one aside as `.corrupt` and takes
-the one before.  There is no pickle and no random state: data order and randomness are functions of the step.
+A checkpoint is written into a temporary folder, every file is hashed and synced, `MANIFEST.json` comes last, and one
+rename makes it real.  Loading starts with the newest, compares every hash, sets a damaged one aside as `.corrupt` and
+takes the one before.  There is no pickle and no random state: data order and randomness are functions of the step.
 """
 
 import json
@@ -37,12 +37,12 @@ def save(state: State, folder: Path, *, identity: str, about: dict | None = None
     if final.exists():
         return final
     weights = {name: w.detach() for name, w in model_weights(state.model).items()}
-    optimizer = moments(state.model, state.optimizer)
-    check_space(folder, 2 * sum(t.nbytes for t in (*weights.values(), *optimizer.values())))
+    optimizer_state = moments(state.model, state.optimizers)
+    check_space(folder, 2 * sum(t.nbytes for t in (*weights.values(), *optimizer_state.values())))
     temporary = folder / f".tmp-{uuid.uuid4().hex}"
     temporary.mkdir()
     save_file(weights, temporary / "model.safetensors")
-    save_file(optimizer, temporary / "optim.safetensors")
+    save_file(optimizer_state, temporary / "optim.safetensors")
     (temporary / "state.json").write_text(json.dumps(
         {"step": state.step, "steps": state.steps, "tokens": state.tokens, "best": state.best, "identity": identity,
          **(about or {})}, indent=1))
@@ -104,5 +104,5 @@ def load(state: State, checkpoint: Path, saved: dict, *, identity: str) -> None:
     with torch.no_grad():
         for name, parameter in model_weights(state.model).items():
             parameter.copy_(weights[name])
-    restore_moments(state.model, state.optimizer, load_file(checkpoint / "optim.safetensors"))
+    restore_moments(state.model, state.optimizers, load_file(checkpoint / "optim.safetensors"))
     state.step, state.tokens, state.best = saved["step"], saved["tokens"], saved["best"]

@@ -4,7 +4,9 @@ Logging, validation, checkpoints and requests to stop are all hooks, so the loop
 """
 
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from bloomery.core.metrics import MetricLog
@@ -16,15 +18,22 @@ class Hook(Protocol):
 
 
 class StopSignal:
-    """Remembers SIGTERM and Ctrl-C until somebody asks; a second one leaves at once."""
+    """Remembers SIGTERM and Ctrl-C while it is `caught`, until somebody asks; a second one leaves at once."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
 
-    def install(self) -> None:
-        """Handle both signals from now on. The handler only sets a flag: saving inside one is not safe."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Handle both signals inside, as before again after. A handler only sets a flag: saving in one is not safe."""
+        self.reason = None
+        in_charge = threading.current_thread() is threading.main_thread()       # no other thread is sent signals
+        before = {n: signal.signal(n, self._on_signal) for n in (signal.SIGTERM, signal.SIGINT) if in_charge}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _on_signal(self, number: int, _: object) -> None:
         if self.reason:

@@ -37,22 +37,17 @@ def train_step(state: State, batches: list[Batch], objective: Objective, clip: f
         raise FloatingPointError(f"the loss of step {state.step} is {total}")
     norm = clip_gradients(list(state.model.parameters()), clip)
     rate = state.learning_rate()
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    state.optimizer.step()
-    increment_version(list(state.model.parameters()))          # the fused kernel does not, and shadows rely on it
-    state.optimizer.zero_grad(set_to_none=True)
+    for optimizer in state.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    increment_version(list(state.model.parameters()))          # the fused kernels do not, and shadows rely on it
     tokens = sum(len(batch.ids) for batch in batches)
     state.step += 1
     state.tokens += tokens
-    return Report(averages(totals, count), norm, rate, tokens, time.perf_counter() - start)
-
-
-def averages(totals: Metrics, count: float) -> Metrics:
-    """Sums to means: `loss` by the batch's count, everything else by the `pairs` or `tokens` it came with."""
-    units = totals.get("pairs") or totals.get("tokens") or count
-    kept = {name: value for name, value in totals.items() if name not in ("pairs", "tokens")}
-    return {name: value / (count if name == "loss" else units) for name, value in kept.items()}
+    means = {name: value / count for name, value in totals.items()}
+    return Report(means, norm, rate, tokens, time.perf_counter() - start)
 
 
 def fit(state: State, stream: Stream, objective: Objective, hooks: Iterable[Hook] = ()) -> str | None:

@@ -2,8 +2,7 @@
 
     objective(model, batch) -> (sum of the loss, metrics)
 
-Metrics are sums too (`loss` in nats, `tokens`, ...); the loop adds them over micro-batches and divides once, by the
-`tokens` (or `pairs`) that come with them.
+Metrics are sums too; the loop adds them over micro-batches and divides them once, by the same count as the loss.
 """
 
 from collections.abc import Callable
@@ -30,9 +29,9 @@ def causal_lm(model: Transformer, batch: Batch) -> tuple[Tensor, Metrics]:
     if not bool((weights != 0).all()):                          # the head only sees rows that are trained
         rows = weights.nonzero()[:, 0]
         hidden, targets, weights = hidden[rows], targets[rows], weights[rows]
-    loss, nll = linear_cross_entropy(hidden, model.head.weight, targets, weights,
+    loss, _ = linear_cross_entropy(hidden, model.head.weight, targets, weights,
                                      shadow=model.head.compute_weight(hidden.dtype))
-    return loss, {"loss": float(loss.detach()), "nll": float(nll.sum()), "tokens": float(len(nll))}
+    return loss, {"loss": float(loss.detach())}
 
 
 def token_logps(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,12 @@
-"""AdamW (Loshchilov & Hutter 2019): m and v of the gradient, weights shrunk by lr * decay beside the step.
+"""Optimizers for a model: AdamW for everything, or Muon (`muon.py`) for hidden matrices and AdamW for the rest.
 
     p <- p (1 - lr wd) - lr m_hat / (sqrt(v_hat) + eps)
 
-Matrices decay, vectors (norms) do not.  torch's fused kernel does the arithmetic; state is fp32 and is saved and restored
-by parameter name.
+is AdamW (Loshchilov & Hutter 2019); torch's fused kernel does it.  Matrices decay, vectors (norms) do not.  State is
+fp32 and is saved and restored by parameter name.
 """
+
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -12,11 +14,14 @@ from torch import Tensor, nn
 
 from bloomery.core.config import Settings
 from bloomery.core.errors import InputError
+from bloomery.model.transformer import Transformer
+from bloomery.train.muon import Muon
 
 
 class OptimizerConfig(Settings):
-    """AdamW and its schedule."""
+    """The optimizer and its schedule."""
 
+    name: Literal["adamw", "muon"] = Field("adamw", description="muon: hidden matrices by Muon, the rest by AdamW")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps spent warming up")
     floor: float = Field(0.1, ge=0, le=1, description="final learning rate as a share of the peak")
@@ -27,11 +32,21 @@ class OptimizerConfig(Settings):
     clip: float | None = Field(1.0, gt=0, description="largest global gradient norm; leave out for none")
 
 
-def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """An optimizer over the trainable weights of `model`, decaying those with two dimensions or more."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    groups = [{"params": [p for _, p in named if p.dim() >= 2], "weight_decay": config.weight_decay},
-              {"params": [p for _, p in named if p.dim() < 2], "weight_decay": 0.0}]
+def optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """Optimizers that together hold every trainable weight once: AdamW, after Muon for hidden matrices if asked."""
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    hidden = [p for name, p in trainable.items() if p.dim() == 2 and name.startswith("blocks.")]
+    if config.name == "adamw" or not hidden:
+        return [adamw(list(trainable.values()), config)]
+    rest = [p for name, p in trainable.items() if not (p.dim() == 2 and name.startswith("blocks."))]
+    muon = Muon(hidden, lr=config.lr, weight_decay=config.weight_decay, dtype=model.compute)
+    return [muon, adamw(rest, config)] if rest else [muon]
+
+
+def adamw(parameters: list[Tensor], config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW that decays weights with two dimensions or more."""
+    groups = [{"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
+              {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0}]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=(config.beta1, config.beta2),
                              eps=config.eps, fused=True)
 
@@ -53,19 +68,24 @@ def clip_gradients(parameters: list[Tensor], limit: float | None) -> float:
     return norm
 
 
-def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimizer state under parameter names: `<name>.exp_avg`, `<name>.exp_avg_sq`, `<name>.step`."""
-    return {f"{name}.{key}": value for name, p in model.named_parameters() if p in optimizer.state
+KEPT = {torch.optim.AdamW: ("exp_avg", "exp_avg_sq", "step"), Muon: ("momentum",)}
+
+
+def moments(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """Optimizer state under parameter names: `<name>.exp_avg`, `<name>.momentum`, ..."""
+    names = {p: name for name, p in model.named_parameters()}
+    return {f"{names[p]}.{key}": value for optimizer in optimizers for p in optimizer.state
             for key, value in optimizer.state[p].items()}
 
 
-def restore_moments(model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
+def restore_moments(model: nn.Module, optimizers: list[torch.optim.Optimizer], saved: dict[str, Tensor]) -> None:
     """Put saved moments back by name; `InputError` lists what does not match."""
-    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    keys = ("exp_avg", "exp_avg_sq", "step")
-    missing = [f"{name}.{key}" for name in own for key in keys if f"{name}.{key}" not in saved]
-    extra = [name for name in saved if name.rpartition(".")[0] not in own]
+    names = {p: name for name, p in model.named_parameters()}
+    wanted = {f"{names[p]}.{key}": (optimizer, p, key) for optimizer in optimizers for group in optimizer.param_groups
+              for p in group["params"] for key in KEPT[type(optimizer)]}
+    missing, extra = sorted(set(wanted) - set(saved)), sorted(set(saved) - set(wanted))
     if missing or extra:
-        raise InputError("the optimizer state does not fit the model", why=f"missing {missing[:5]}, unexpected {extra[:5]}")
-    for name, p in own.items():
-        optimizer.state[p] = {key: saved[f"{name}.{key}"].clone() for key in keys}
+        raise InputError("the optimizer state does not fit the model",
+                         why=f"missing {missing[:5]}, unexpected {extra[:5]}")
+    for name, (optimizer, p, key) in wanted.items():
+        optimizer.state[p][key] = saved[name].clone()

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step: linear warm-up, then cosine to a floor, then the floor (Radford 2018)."""
+"""The learning rate as a function of the step: linear warm-up, then cosine to a floor, which is then held."""
 
 import math
 from collections.abc import Callable

@@ -17,7 +17,7 @@ from bloomery.core.metrics import MetricLog, say
 from bloomery.data.stream import Stream
 from bloomery.model.transformer import Transformer
 from bloomery.train import checkpoint
-from bloomery.train.hooks import Hook, every, log_to, on_signal
+from bloomery.train.hooks import Hook, every, log_to, on_signal, stop_signal
 from bloomery.train.loop import fit
 from bloomery.train.objective import Metrics, Objective
 from bloomery.train.optim import OptimizerConfig
@@ -43,21 +43,18 @@ def train(model: Transformer, config: TrainingConfig, out: Path, *, name: str, s
     Raises `Preempted` after saving when asked to stop, `BloomeryError` when the loss is no longer finite.
     """
     identity = fingerprint(config.model_dump(mode="json"))
-    state = fresh(model, config.optimizer, steps=config.steps)
     found = checkpoint.latest(out / "checkpoints")
+    model.compute, why = (getattr(torch, found[1]["compute"]), "") if found else choose(config.precision)
+    state = fresh(model, config.optimizer, steps=config.steps)
     if found:
-        dtype = getattr(torch, found[1]["compute"])
         checkpoint.load(state, *found, identity=identity)
-        say(f"  {name}: goes on after step {state.step} of {state.steps}")
-    else:
-        dtype, why = choose(config.precision)
-        say(f"  {name}: {why}")
-    model.compute = dtype
+    say(f"  {name}: goes on after step {state.step} of {state.steps}" if found else f"  {name}: {why}")
 
     def save(state: State) -> None:
-        checkpoint.save(state, out / "checkpoints", identity=identity, about={"compute": str(dtype).split(".")[-1]})
+        compute = str(model.compute).removeprefix("torch.")
+        checkpoint.save(state, out / "checkpoints", identity=identity, about={"compute": compute})
 
-    with MetricLog(out, name=name, resume_step=state.step) as log:
+    with stop_signal.caught(), MetricLog(out, name=name, resume_step=state.step) as log:
         def measure(state: State) -> None:
             values = validate(model)
             state.best |= values
@@ -71,7 +68,7 @@ def train(model: Transformer, config: TrainingConfig, out: Path, *, name: str, s
         except FloatingPointError as error:
             raise BloomeryError("training has diverged", where=f"{name}, step {state.step}", why=str(error),
                                 hint="lower optimizer.lr; the last checkpoint is kept") from error
-        if reason and state.step < state.steps:
+        if reason:                                              # after the last step too: whoever asked is waiting
             save(state)
             raise Preempted("stopped and saved", where=f"{name}, step {state.step} of {state.steps}", why=reason,
                             hint="run the same command again to go on")

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 import torch
 
 from bloomery.model.transformer import Transformer
-from bloomery.train.optim import OptimizerConfig, adamw
+from bloomery.train.optim import OptimizerConfig, optimizers
 from bloomery.train.schedule import warmup_cosine
 
 
 @dataclass
 class State:
     model: Transformer
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
     settings: OptimizerConfig
     steps: int                      # steps of the whole run, which the schedule needs
     step: int = 0                   # optimizer steps done
@@ -21,12 +21,13 @@ class State:
 
     def learning_rate(self) -> float:
         warmup = min(round(self.settings.warmup * self.steps), self.steps - 1)
-        return warmup_cosine(self.step, peak=self.settings.lr, warmup=warmup, total=self.steps, floor=self.settings.floor)
+        return warmup_cosine(self.step, peak=self.settings.lr, warmup=warmup, total=self.steps,
+                             floor=self.settings.floor)
 
 
 def fresh(model: Transformer, settings: OptimizerConfig, *, steps: int) -> State:
     """A run that has not begun."""
-    return State(model, adamw(model, settings), settings, steps)
+    return State(model, optimizers(model, settings), settings, steps)
 
 
 @dataclass(frozen=True)

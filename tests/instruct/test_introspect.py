@@ -140,8 +140,7 @@ def test_three_held_out_prompts_to_show(rows):
     heldout = {row["id"]: row for row in rows["instructions_heldout.jsonl"]}
     assert [row["task"] for row in rows["show.jsonl"]] == ["describe", "which", "evaluate"]
     for row in rows["show.jsonl"]:
-        assert row["prompt"] == heldout[row["id"]]["messages"][:1]
-        assert row["answer"] == heldout[row["id"]]["messages"][1]["content"]
+        assert row == heldout[row["id"]]
 
 
 def test_output_does_not_depend_on_the_process(tmp_path):

@@ -1,0 +1,12 @@
+"""What all tests share: one thread, and no deadlines that a busy machine would miss."""
+
+import os
+
+from hypothesis import settings
+
+# Tensors here are tiny. Two threads gain nothing on them, and where cores are shared each waits for the other: a step
+# of the smallest model took 180 ms instead of 3. Read by torch when it is imported, and by processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")

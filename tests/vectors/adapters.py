@@ -1,0 +1,26 @@
+"""Which function of the library answers which vector: one plain dict, algorithm -> adapter(inputs, folder) -> results.
+
+An adapter reads everything from `inputs`, converts layouts and calls the library; what it returns is compared with the
+vector's `expected` key by key.  `NotBuilt` says that the library has no such variant (yet).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.vectors.adapters_learning import LEARNING
+from tests.vectors.adapters_model import MODEL
+from tests.vectors.adapters_text import TEXT
+
+Adapter = Callable[[dict, Path], dict]
+
+ADAPTERS: dict[str, Adapter] = MODEL | LEARNING | TEXT
+
+# What `expected` holds beside results: parameters of the question, given to the adapter as inputs.
+ASKED = {
+    "bpe_train": lambda expected: {"words": list(expected["encoded"])},
+    "hf_generate": lambda expected: {"max_new_tokens": len(expected["greedy_new_tokens"]),
+                                     "eos_token_id": expected["greedy_with_eos"]["eos_token_id"]},
+}
+
+# Results whose order carries no meaning: compared sorted.
+UNORDERED = {"packing_bfd": ("fill",)}
