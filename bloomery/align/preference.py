@@ -1,6 +1,7 @@
 """The preference stage: dpo and its relatives, with the reference's log-probabilities computed once and kept.
 
-    h = log pi(y|x) - log pi_ref(y|x)  for the chosen and the rejected answer;  loss = PAIRWISE[name](h_w, h_l)
+    h = log pi(y|x) - log pi_ref(y|x)  for the chosen and the rejected answer
+    loss = PAIRWISE[name](h_w, h_l) + nll * -log pi(y_w|x) / |y_w|        (the second term: Pang et al. 2024, RPO)
 
 The reference is the model training starts from.  Its log-probabilities are made once, before the first step, and kept
 in `reference.safetensors`, where a stage that goes on after a stop finds them.
@@ -42,6 +43,7 @@ class Config(TrainingConfig):
     template: str = Field("chatml", description="chat template")
     loss: Literal["dpo"] = Field("dpo", description="an entry of PAIRWISE")
     beta: float = Field(0.1, gt=0, description="how strongly the policy is tied to the reference")
+    nll: float = Field(0.0, ge=0, description="weight of the chosen answer's own nll (RPO), which keeps it likely")
     smoothing: float = Field(0.0, ge=0, lt=0.5, description="chance that a label is flipped (cDPO)")
     pairs: int = Field(32, gt=0, description="pairs a step")
     micro_tokens: int = Field(8192, gt=0, description="tokens held in memory at once; any value gives the same step")
@@ -60,13 +62,16 @@ def forecast(config: Config, planned: dict[str, dict] | None = None) -> dict:
             "note": "96 tokens a pair assumed, reference included"}
 
 
-def preference(name: str, *, beta: float, smoothing: float) -> Objective:
-    """The objective of a loss in `PAIRWISE`, with the metrics people watch."""
+def preference(name: str, *, beta: float, smoothing: float, nll: float = 0.0) -> Objective:
+    """The objective: a loss in `PAIRWISE`, plus `nll` times the chosen answers' nll a token, with the usual metrics."""
     def objective(model: Transformer, batch: PreferenceBatch) -> tuple[Tensor, Metrics]:
         logp = answer_logps(model, batch)
         h = logp - batch.reference
         loss = PAIRWISE[name](h[0::2], h[1::2], beta=beta, smoothing=smoothing).sum()
-        return loss, {"loss": float(loss.detach()), **pair_metrics(logp.detach(), h.detach(), beta)}
+        said = -(logp / batch.lengths)[0::2].sum()
+        total = loss + nll * said
+        metrics = {"loss": float(total.detach()), "nll_loss": float(said.detach())}
+        return total, metrics | pair_metrics(logp.detach(), h.detach(), beta)
 
     return objective
 
@@ -129,11 +134,12 @@ def run(config: Config, out: Path) -> dict:
             return {}
         logp = score_pairs(model, held_out, config.micro_tokens)
         sums = pair_metrics(logp.flatten(), (logp - start).flatten(), config.beta)
-        accuracy = float((logp[:, 0] > logp[:, 1]).float().mean())
+        a_token = logp / torch.tensor([[len(a) for a in pair.answers] for pair in held_out])
+        accuracy = float((a_token[:, 0] > a_token[:, 1]).float().mean())
         return {"val_preference_accuracy": accuracy, **{f"val_{k}": v / len(held_out) for k, v in sums.items()}}
 
     stream = paired(pairs, reference, size=config.pairs, micro_tokens=config.micro_tokens, seed=config.seed)
-    objective = preference(config.loss, beta=config.beta, smoothing=config.smoothing)
+    objective = preference(config.loss, beta=config.beta, smoothing=config.smoothing, nll=config.nll)
     state = train(model, config, out, name=config.loss, stream=stream, objective=objective, validate=validate)
     save_model(model, out, bos=tokenizer.eos, eos=[tokenizer.turn_end, tokenizer.eos])
     tokenizer.save(out, context=context, chat_template=renderer.template.jinja())

@@ -17,7 +17,7 @@ class AnswerBatch(Batch):
     """Prompts with their answers; answers are numbered in order, prompt after prompt."""
 
     answer: Tensor          # (N,) int64 which answer a position predicts for, -1 in prompts
-    answers: int            # how many there are (A)
+    lengths: Tensor         # (A,) int64 tokens of each answer, its turn-end included
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,14 @@ def answer_forest(prompts: list[list[int]], answers: list[list[list[int]]]) -> A
     """Prompts (P lists of ids) and the answers to each as one batch; `count` is the number of prompts."""
     runs: list[Run] = []
     owner: list[int] = []
-    number = 0
+    lengths: list[int] = []
     for prompt, group in zip(prompts, answers, strict=True):
         root = len(runs)
         runs.append(Run(prompt[:-1], prompt[1:], [0.0] * (len(prompt) - 1)))
         owner += [-1] * (len(prompt) - 1)
         for ids in group:
             runs.append(Run([prompt[-1], *ids[:-1]], ids, [1.0] * len(ids), root))
-            owner += [number] * len(ids)
-            number += 1
-    return AnswerBatch(**vars(forest(runs, count=float(len(prompts)))), answer=torch.tensor(owner), answers=number)
+            owner += [len(lengths)] * len(ids)
+            lengths.append(len(ids))
+    return AnswerBatch(**vars(forest(runs, count=float(len(prompts)))), answer=torch.tensor(owner),
+                       lengths=torch.tensor(lengths))

@@ -1,6 +1,15 @@
-"""How often a model finds the preferred answer likelier: log pi(chosen|x) > log pi(rejected|x), turn-ends included."""
+"""How often a model finds the preferred answer likelier: log pi(y_w|x) / |y_w| > log pi(y_l|x) / |y_l|.
 
-from collections import defaultdict
+Log-probabilities are means over an answer's tokens, its turn-end included, so that a long right answer is not beaten by
+a short wrong one just for its length; the comparison of sums is reported beside it.  For a model that was trained from
+another, `reward_accuracy` asks whether training moved the chosen answer up more than the rejected one:
+log pi/pi_before of the sums, DPO's implicit reward (Rafailov et al. 2023).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from bloomery.core.errors import InputError
 from bloomery.core.records import Preference
@@ -9,19 +18,47 @@ from bloomery.text.chat import Renderer
 from bloomery.train.objective import score_answers
 
 
-def pair_accuracy(model: Transformer, pairs: list[Preference], renderer: Renderer) -> dict:
-    """`preference_accuracy` over all pairs and by kind; pairs beyond the context are left out and counted."""
-    rendered = [(renderer.prompt(p.prompt), [renderer.answer(p.chosen), renderer.answer(p.rejected)]) for p in pairs]
-    fits = [len(prompt) + max(map(len, answers)) <= model.config.context for prompt, answers in rendered]
-    kept = [row for row, ok in zip(rendered, fits, strict=True) if ok]
-    if not kept:
-        raise InputError("no preference pair fits the context", why=f"all {len(pairs)} are longer than "
-                                                                    f"{model.config.context} tokens")
-    scores = score_answers(model, [row[0] for row in kept], [row[1] for row in kept])
-    hits: dict[str, list[float]] = defaultdict(list)
-    for (chosen, rejected), pair in zip(scores, (p for p, ok in zip(pairs, fits, strict=True) if ok), strict=True):
-        hits[pair.kind].append(float(chosen > rejected))
-    total = [hit for kind in hits.values() for hit in kind]
-    return {"preference_accuracy": sum(total) / len(total),
-            "preference_accuracy_by_kind": {kind: sum(values) / len(values) for kind, values in sorted(hits.items())},
-            "preference_pairs": len(total), "preference_pairs_too_long": len(pairs) - len(kept)}
+@dataclass(frozen=True)
+class PairScores:
+    """What a model thinks of P pairs: log-probabilities and lengths (P, 2), the chosen answer first."""
+
+    ids: tuple[str, ...]
+    kinds: tuple[str, ...]
+    logps: Tensor
+    lengths: Tensor
+    too_long: int
+
+
+def score_pairs(model: Transformer, pairs: list[Preference], renderer: Renderer) -> PairScores:
+    """Scores of the pairs that fit the context; the others are counted. `InputError` when none fits."""
+    rendered = [(pair, renderer.prompt(pair.prompt), [renderer.answer(pair.chosen), renderer.answer(pair.rejected)])
+                for pair in pairs]
+    fitting = [row for row in rendered if len(row[1]) + max(map(len, row[2])) <= model.config.context]
+    if not fitting:
+        raise InputError("no preference pair fits the context",
+                         why=f"all {len(pairs)} are longer than {model.config.context} tokens")
+    kept, prompts, answers = map(list, zip(*fitting, strict=True))
+    return PairScores(tuple(pair.id for pair in kept), tuple(pair.kind for pair in kept),
+                      torch.tensor(score_answers(model, prompts, answers)),
+                      torch.tensor([[len(ids) for ids in both] for both in answers]), len(pairs) - len(kept))
+
+
+def preference_metrics(scores: PairScores, before: PairScores | None) -> dict:
+    """`preference_accuracy` in all and by kind, that of sums, and `reward_accuracy` against the model before."""
+    a_token = scores.logps / scores.lengths
+    found = {**accuracy("preference_accuracy", a_token, scores.kinds),
+             "preference_accuracy_of_sums": share(scores.logps),
+             "preference_pairs": len(scores.ids), "preference_pairs_too_long": scores.too_long}
+    if before and before.ids == scores.ids:
+        found |= accuracy("reward_accuracy", scores.logps - before.logps, scores.kinds)
+    return found
+
+
+def accuracy(name: str, values: Tensor, kinds: tuple[str, ...]) -> dict:
+    """Share of rows of (P, 2) whose first value is the larger, in all and by kind."""
+    of_kind = {kind: torch.tensor([k == kind for k in kinds]) for kind in sorted(set(kinds))}
+    return {name: share(values), f"{name}_by_kind": {kind: share(values[rows]) for kind, rows in of_kind.items()}}
+
+
+def share(values: Tensor) -> float:
+    return float((values[:, 0] > values[:, 1]).double().mean())

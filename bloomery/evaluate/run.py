@@ -22,7 +22,7 @@ from bloomery.data.shards import Shard, open_shard
 from bloomery.data.validation import corpus_bits_per_byte
 from bloomery.evaluate.compression import compressor_bits_per_byte, ngram_bits_per_byte
 from bloomery.evaluate.generative import answer_nll, exact_matches, generated, questions
-from bloomery.evaluate.preference import pair_accuracy
+from bloomery.evaluate.preference import PairScores, preference_metrics, score_pairs
 from bloomery.model.store import load_model
 from bloomery.model.transformer import Transformer
 from bloomery.text.chat import Renderer
@@ -62,6 +62,7 @@ def run(config: Config, out: Path) -> dict:
     quarantine.write(out)
     measured: dict[str, dict] = {}
     shown: dict[str, dict] = {}
+    scores: PairScores | None = None
     for name, folder in progress(config.models.items(), name="evaluate, models", total=len(config.models)):
         model, tokenizer = load_model(Path(folder), compute=compute), load_tokenizer(Path(folder))
         renderer = Renderer(tokenizer, config.template)
@@ -71,7 +72,8 @@ def run(config: Config, out: Path) -> dict:
         if rows:
             found |= answered(model, rows, renderer, config)
         if pairs:
-            found |= pair_accuracy(model, pairs, renderer)
+            before, scores = scores, score_pairs(model, pairs, renderer)
+            found |= preference_metrics(scores, before)
         if prompts:
             asked, _ = questions(prompts, renderer, model.config.context, where=config.prompts)
             for q, text in zip(asked, generated(model, asked, tokenizer, config.max_tokens), strict=True):

@@ -15,6 +15,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from heapq import nsmallest
 from pathlib import Path
 
 from pydantic import Field
@@ -54,6 +55,7 @@ class Config(Settings):
     heldout: float = Field(0.1, gt=0, lt=1, description="share of names and expressions kept for evaluation")
     seed: int = Field(0, description="names the split, the wordings and the expressions")
     expressions: int = Field(6000, ge=0, description="expressions to evaluate")
+    negatives: int = Field(2, ge=1, description="similar objects each training answer is set against; held out: one")
     max_objects: int | None = Field(None, ge=20, description="most objects asked about, chosen by hash; none: all")
 
 
@@ -95,7 +97,8 @@ def run(config: Config, out: Path) -> dict:
         taught = [row for member in members for row in instructions(member, shelf, config.seed)]
         taught += [evaluation(text, answer, config.seed) for text, answer in computed
                    if (unit_hash(text, f"expression {config.seed}") < config.heldout) == (part == "heldout")]
-        judged = [row for member in members for row in preferences(member, shelf, config.seed)]
+        negatives = config.negatives if part == "train" else 1
+        judged = [row for member in members for row in preferences(member, shelf, config.seed, negatives)]
         write_jsonl(out / f"instructions{suffix}.jsonl", mixed(taught, conversation_row, config.seed))
         write_jsonl(out / f"preferences{suffix}.jsonl", mixed(judged, preference_row, config.seed))
         if part == "heldout":
@@ -192,10 +195,10 @@ class Shelf:
         a, b = self.name_words[one.name], self.name_words[other.name]
         return self.overlap(one, other) + len(a & b) / max(len(a | b), 1)
 
-    def nearest(self, subject: Subject) -> Subject | None:
-        """The most similar other subject of the nearest circle that has one."""
+    def nearest(self, subject: Subject, count: int) -> list[Subject]:
+        """The `count` most similar other subjects of the nearest circle that has any."""
         circle = next(filter(None, self.circles(subject)), [])
-        return min(circle, key=lambda other: (-self.likeness(subject, other), other.name), default=None)
+        return nsmallest(count, circle, key=lambda other: (-self.likeness(subject, other), other.name))
 
     def lineup(self, subject: Subject, seed: int) -> tuple[list[Subject], bool]:
         """The subject among two or three others, in hash order, and whether all have the same owner."""
@@ -245,18 +248,19 @@ def evaluation(expression: str, value: str, seed: int) -> Instruction:
     return lesson("evaluate", expression, wording("evaluate", expression, seed, expression=expression), f"`{value}`")
 
 
-def preferences(subject: Subject, shelf: Shelf, seed: int) -> Iterator[Judgement]:
-    """The right description against a similar object's, and against itself in a bad form."""
+def preferences(subject: Subject, shelf: Shelf, seed: int, negatives: int) -> Iterator[Judgement]:
+    """The right description against those of similar objects, and against itself in a bad form."""
     name = subject.name
-    if near := shelf.nearest(subject):
-        yield verdict("hard_negative", subject, f"`{name}`: {near.description}", seed)
+    for rank, near in enumerate(shelf.nearest(subject, negatives)):
+        yield verdict("hard_negative", subject, f"`{name}`: {near.description}", seed, number=rank)
     forms = list(MALFORMED.values())
     yield verdict("format", subject, forms[int(unit_hash(name, f"form {seed}") * len(forms))](subject), seed)
 
 
-def verdict(kind: str, subject: Subject, rejected: str, seed: int) -> Judgement:
-    prompt = wording("describe", subject.name, f"{kind} {seed}", name=subject.name)
-    return Preference(prompt, subject.answer, rejected, kind, f"{kind}/{subject.name}"), subject.name
+def verdict(kind: str, subject: Subject, rejected: str, seed: int, *, number: int = 0) -> Judgement:
+    key = f"{kind}/{subject.name}" + (f"/{number}" if number else "")
+    prompt = wording("describe", subject.name, f"{key} {seed}", name=subject.name)
+    return Preference(prompt, subject.answer, rejected, kind, key), subject.name
 
 
 def mixed(rows: list, as_row: Callable[[object], dict], seed: int) -> list[dict]:

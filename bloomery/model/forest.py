@@ -15,6 +15,7 @@ from torch import Tensor
 from bloomery.model.attention import attention, padded_attention
 
 WASTE = 1.25            # padded rows of a group may hold this much more than its tokens before a new group is begun
+ROWS_STEP, WIDTH_STEP = 8, 16   # rows and widths are rounded up to these, so that few shapes occur (see `linear.py`)
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,15 @@ def groups(segments: Segments) -> list[list[int]]:
 
 def rows(segments: Segments, group: list[int]) -> Rows:
     """The padded rows of one group of runs."""
+    count = len(group)
+    group = [*group, *group[:1] * (-count % ROWS_STEP)]         # filled up with the first run, whose result is not read
     own = [torch.arange(*segments.runs[run]) for run in group]
     seen = [torch.cat([*(torch.arange(*segments.runs[a]) for a in segments.chains[run]), tokens])
             for run, tokens in zip(group, own, strict=True)]
-    width, depth = max(map(len, own)), max(map(len, seen))
+    width, depth = (-(-max(map(len, which)) // WIDTH_STEP) * WIDTH_STEP for which in (own, seen))
     queries = torch.stack([torch.cat([t, t[:1].expand(width - len(t))]) for t in own])
     keys = torch.stack([torch.cat([t, t[:1].expand(depth - len(t))]) for t in seen])
-    real = torch.cat([torch.arange(len(t)) + row * width for row, t in enumerate(own)])
+    real = torch.cat([torch.arange(len(t)) + row * width for row, t in enumerate(own[:count])])
     mask = None
     if not segments.causal or any(segments.chains[run] for run in group):
         place, column = torch.arange(width)[:, None], torch.arange(depth)

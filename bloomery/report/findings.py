@@ -16,6 +16,18 @@ def find(metrics: dict[str, object], name: str) -> float | None:
     return metrics[found[0]] if found else None
 
 
+def gains(metrics: dict[str, object], name: str) -> list[tuple[float, float]]:
+    """(before, after) of a metric for each model trained from another: `<model>.<name>_<before>`, `<model>.<name>`."""
+    models = {key.partition(".")[0] for key in metrics}
+    found = []
+    for key, before in metrics.items():
+        model, _, rest = key.partition(".")
+        after = metrics.get(f"{model}.{name}")
+        if rest.startswith(f"{name}_") and rest.removeprefix(f"{name}_") in models and finite(before) and finite(after):
+            found.append((before, after))
+    return found
+
+
 def change(new: float, old: float) -> str:
     """`21 % fewer`, `3 % more`, `as many`."""
     share = round(100 * abs(1 - new / old)) if old else 0
@@ -53,8 +65,8 @@ def held_out(metrics: dict[str, object]) -> tuple[str, dict] | None:
 
 def fine_tuning(metrics: dict[str, object]) -> tuple[str, dict] | None:
     """How much likelier the expected answers became: the change of their negative log-likelihood."""
-    before, after = find(metrics, "answer_nll_base"), find(metrics, "answer_nll")
-    if before is None or after is None or before <= 0:
+    before, after = next(iter(gains(metrics, "answer_nll")), (0.0, 0.0))
+    if before <= 0:
         return None
     percent = 100 * (after / before - 1)
     verb = "cut" if percent < 0 else "raised"
@@ -66,7 +78,7 @@ def fine_tuning(metrics: dict[str, object]) -> tuple[str, dict] | None:
 
 def preferences(metrics: dict[str, object]) -> tuple[str, dict] | None:
     """Share of held-out pairs whose chosen answer the model ranks first, before and after preference training."""
-    after, before = find(metrics, "preference_accuracy"), find(metrics, "preference_accuracy_sft")
+    before, after = next(reversed(gains(metrics, "preference_accuracy")), (None, find(metrics, "preference_accuracy")))
     if after is None:
         return None
     words, bars = f"it ranks {100 * after:.0f} % of held-out answer pairs right", []

@@ -16,6 +16,7 @@ from bloomery.data.batch import Batch
 from bloomery.data.packing import best_fit_decreasing
 from bloomery.losses.linear_ce import linear_cross_entropy, linear_logp
 from bloomery.model.forest import Forest
+from bloomery.model.linear import ROWS
 from bloomery.model.transformer import Transformer
 
 Metrics = dict[str, float]
@@ -25,28 +26,36 @@ Objective = Callable[[Transformer, Batch], tuple[Tensor, Metrics]]
 def causal_lm(model: Transformer, batch: Batch) -> tuple[Tensor, Metrics]:
     """Sum over positions of weight times -log p(target). Pretraining and fine-tuning differ in their weights only."""
     hidden = model(batch.ids, batch.positions, Forest(batch.segments))
-    targets, weights = batch.targets, batch.weights
-    if not bool((weights != 0).all()):                          # the head only sees rows that are trained
-        rows = weights.nonzero()[:, 0]
-        hidden, targets, weights = hidden[rows], targets[rows], weights[rows]
-    loss, _ = linear_cross_entropy(hidden, model.head.weight, targets, weights,
-                                     shadow=model.head.compute_weight(hidden.dtype))
+    rows, count = trained(batch)
+    weights = batch.weights[rows]
+    weights[count:] = 0
+    loss, _ = linear_cross_entropy(hidden[rows], model.head.weight, batch.targets[rows], weights,
+                                   shadow=model.head.compute_weight(hidden.dtype))
     return loss, {"loss": float(loss.detach())}
 
 
 def token_logps(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
     """log p of the target at every weighted position, and those positions: both (M,)."""
     hidden = model(batch.ids, batch.positions, Forest(batch.segments))
-    rows = batch.weights.nonzero()[:, 0]
+    rows, count = trained(batch)
     logp = linear_logp(hidden[rows], model.head.weight, batch.targets[rows],
                        shadow=model.head.compute_weight(hidden.dtype))
-    return logp, rows
+    return logp[:count], rows[:count]
+
+
+def trained(batch: Batch) -> tuple[Tensor, int]:
+    """The positions with weight, which alone go through the head, and how many they are.
+
+    Filled up to a multiple of `ROWS` with other positions, whose results are not used (see `model/linear.py`).
+    """
+    rows = batch.weights.nonzero()[:, 0]
+    return torch.cat([rows, rows.new_zeros(-len(rows) % ROWS)]), len(rows)
 
 
 def answer_logps(model: Transformer, batch: AnswerBatch) -> Tensor:
     """log pi(y|x) of every answer, summed over its tokens and its turn-end, (A,) in at least fp32."""
     logp, rows = token_logps(model, batch)
-    return logp.new_zeros(batch.answers).index_add(0, batch.answer[rows], logp)
+    return logp.new_zeros(len(batch.lengths)).index_add(0, batch.answer[rows], logp)
 
 
 @torch.no_grad()

@@ -211,7 +211,7 @@ def test_only_equal_answers_leave_no_pair(runs, tmp_path):
 def test_held_out_answers_that_never_fit_are_an_error_not_a_number(runs, tmp_path):
     root, _ = runs
     data = write_rows(tmp_path / "rows.jsonl", [{"prompt": "Say much", "completion": "word " * 500}])
-    with pytest.raises(InputError, match="no held-out conversation fits the context"):
+    with pytest.raises(InputError, match="no question is left to ask"):
         made(evaluation, tmp_path / "out", models={"base": str(root / "base")}, instructions=data, precision="fp32")
 
 
