@@ -98,7 +98,8 @@ def run(config: Config, out: Path) -> dict:
         taught += [evaluation(text, answer, config.seed) for text, answer in computed
                    if (unit_hash(text, f"expression {config.seed}") < config.heldout) == (part == "heldout")]
         negatives = config.negatives if part == "train" else 1
-        judged = [row for member in members for row in preferences(member, shelf, config.seed, negatives)]
+        judged = [row for member in members for row in confusions(member, shelf, config.seed, negatives)]
+        judged += manners(taught, config.seed, limit=None if part == "train" else len(judged))
         write_jsonl(out / f"instructions{suffix}.jsonl", mixed(taught, conversation_row, config.seed))
         write_jsonl(out / f"preferences{suffix}.jsonl", mixed(judged, preference_row, config.seed))
         if part == "heldout":
@@ -248,19 +249,33 @@ def evaluation(expression: str, value: str, seed: int) -> Instruction:
     return lesson("evaluate", expression, wording("evaluate", expression, seed, expression=expression), f"`{value}`")
 
 
-def preferences(subject: Subject, shelf: Shelf, seed: int, negatives: int) -> Iterator[Judgement]:
-    """The right description against those of similar objects, and against itself in a bad form."""
-    name = subject.name
+def confusions(subject: Subject, shelf: Shelf, seed: int, negatives: int) -> Iterator[Judgement]:
+    """The right description against those of similar objects."""
     for rank, near in enumerate(shelf.nearest(subject, negatives)):
-        yield verdict("hard_negative", subject, f"`{name}`: {near.description}", seed, number=rank)
-    forms = list(MALFORMED.values())
-    yield verdict("format", subject, forms[int(unit_hash(name, f"form {seed}") * len(forms))](subject), seed)
+        key = f"hard_negative/{subject.name}" + (f"/{rank}" if rank else "")
+        prompt = wording("describe", subject.name, f"{key} {seed}", name=subject.name)
+        rejected = f"`{subject.name}`: {near.description}"
+        yield Preference(prompt, subject.answer, rejected, "hard_negative", key), subject.name
 
 
-def verdict(kind: str, subject: Subject, rejected: str, seed: int, *, number: int = 0) -> Judgement:
-    key = f"{kind}/{subject.name}" + (f"/{number}" if number else "")
-    prompt = wording("describe", subject.name, f"{key} {seed}", name=subject.name)
-    return Preference(prompt, subject.answer, rejected, kind, key), subject.name
+def manners(taught: list[Instruction], seed: int, *, limit: int | None) -> list[Judgement]:
+    """Right answers against themselves in a bad form: one question of each object, and a third of the expressions."""
+    of_object: dict[str, list[Instruction]] = defaultdict(list)
+    for row in taught:
+        of_object[row[1]].append(row)
+    asked = [min(rows, key=lambda row: unit_hash(row[0].id, f"manners {seed}")) for rows in of_object.values()]
+    asked = [row for row in asked if row[0].task != "evaluate" or unit_hash(row[0].id, f"third {seed}") < 1 / 3]
+    asked.sort(key=lambda row: (unit_hash(row[0].id, f"some {seed}"), row[0].id))
+    return [(Preference(record.messages[:-1], record.messages[-1].content, malformed(record, seed), "format",
+                        f"format/{record.id}"), key) for record, key in asked[:limit]]
+
+
+def malformed(record: Conversation, seed: int) -> str:
+    """The answer in one of the bad forms that differ from it, chosen by hash."""
+    *_, question, answer = record.messages
+    forms = list(dict.fromkeys(form(question.content, answer.content) for form in MALFORMED.values()))
+    forms = [form for form in forms if form.strip() not in ("", answer.content)]
+    return forms[int(unit_hash(record.id, f"form {seed}") * len(forms))]
 
 
 def mixed(rows: list, as_row: Callable[[object], dict], seed: int) -> list[dict]:
@@ -282,19 +297,15 @@ def showpieces(rows: list[Instruction], members: list[Subject], seed: int) -> li
     return pieces
 
 
-def cut_short(subject: Subject) -> str:
-    words = subject.answer.split()
-    return " ".join(words[:max(3, int(len(words) * (0.4 + 0.3 * unit_hash(subject.name, "cut"))))])
-
-
-MALFORMED: dict[str, Callable[[Subject], str]] = {
-    "no name": lambda subject: subject.description,
-    "lower case": lambda subject: subject.answer.lower().removesuffix("."),
-    "upper case": lambda subject: subject.answer.upper(),
-    "cut short": cut_short,
-    "preamble": lambda subject: f"Sure! Here is the answer: {subject.answer}",
-    "twice": lambda subject: f"{subject.answer} {subject.answer}",
-    "quotes": lambda subject: f'"{subject.name}" - {subject.description}',
-    "pleasantry": lambda subject: f"{subject.answer} Hope this helps!",
-    "question repeated": lambda subject: f"What does `{subject.name}` do? {subject.answer}",
+MALFORMED: dict[str, Callable[[str, str], str]] = {         # of a question and its right answer
+    "no name": lambda question, answer: answer.partition("`: ")[2],
+    "no marks": lambda question, answer: answer.replace("`", ""),
+    "lower case": lambda question, answer: answer.lower().removesuffix("."),
+    "upper case": lambda question, answer: answer.upper(),
+    "cut short": lambda question, answer: answer[:max(1, len(answer) * 3 // 5)].rstrip(),
+    "preamble": lambda question, answer: f"Sure! Here is the answer: {answer}",
+    "twice": lambda question, answer: f"{answer} {answer}",
+    "quotes": lambda question, answer: '"' + answer.replace("`", "") + '"',
+    "pleasantry": lambda question, answer: f"{answer} Hope this helps!",
+    "question repeated": lambda question, answer: f"{question} {answer}",
 }

@@ -41,7 +41,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 def padded_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """The fast form for rows padded on the right: q (B, H, T, E), k, v (B, K, S, E); no mask means causal."""
-    if mask is None and not q.is_cuda and q.shape[2] <= LONGEST:
+    if mask is None and q.dtype == torch.bfloat16 and not q.is_cuda and q.shape[2] <= LONGEST:
         return blocked_causal(q, k, v)
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,
                                         enable_gqa=q.shape[1] != k.shape[1])

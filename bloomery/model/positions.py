@@ -9,16 +9,24 @@ import torch
 from torch import Tensor
 
 
-def rope_frequencies(head_width: int, base: float) -> Tensor:
-    """Angles per position of the E/2 pairs, (E/2,) float64."""
+def rope_frequencies(head_width: int, base: float, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Angles per position of the E/2 pairs, (E/2,).
+
+    In fp32 the last bit depends on the order of operations, and angles multiply it by the position: this is the order
+    of transformers, whose tables checkpoints were trained with.
+    """
     if head_width % 2:
         raise ValueError(f"head_width must be even, got {head_width}")
-    return base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
+    return 1.0 / base ** (torch.arange(0, head_width, 2).to(dtype) / head_width)
 
 
 def rope_table(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin of every position, each (N, 1, E/2); angles are taken in float64, bf16 would lose positions > 256."""
-    angles = positions.to(torch.float64)[:, None] * frequencies                          # (N, E/2)
+    """cos and sin of every position, each (N, 1, E/2).
+
+    Angles are taken in fp32 at least, as Hugging Face does it: bf16 would lose positions beyond 256.
+    """
+    wide = torch.promote_types(dtype, torch.float32)
+    angles = positions.to(wide)[:, None] * frequencies.to(wide)                          # (N, E/2)
     return angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
 
 

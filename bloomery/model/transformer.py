@@ -27,14 +27,15 @@ class Transformer(nn.Module):
         self.embedding = self.head if config.tied else Linear(config.width, config.vocabulary)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.width, config.norm_eps)
-        self.frequencies = rope_frequencies(config.head_width, config.rope_base)
         if seed is not None:
             initialise(self, depth=config.depth, seed=seed)
 
     def forward(self, ids: Tensor, positions: Tensor, memory: Memory) -> Tensor:
         """Hidden states after the last norm, (N, D) in the compute dtype."""
         x = embedding(ids, self.embedding.weight).to(self.compute)                       # (N, D)
-        cos, sin = rope_table(positions, self.frequencies.to(positions.device), self.compute)
+        wide = torch.promote_types(self.compute, torch.float32)
+        frequencies = rope_frequencies(self.config.head_width, self.config.rope_base, wide).to(positions.device)
+        cos, sin = rope_table(positions, frequencies, self.compute)
         for layer, block in enumerate(self.blocks):
             x = block(x, cos, sin, memory, layer)
         return self.norm(x)

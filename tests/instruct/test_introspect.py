@@ -12,10 +12,11 @@ import pytest
 
 from bloomery.core.errors import InputError
 from bloomery.core.files import Quarantine
+from bloomery.core.records import Conversation, Message
 from bloomery.data import formats, stdlib
 from bloomery.instruct.descriptions import describe
 from bloomery.instruct.expressions import TEMPLATES, expressions
-from bloomery.instruct.introspect import MALFORMED, Config, Subject, plain, run
+from bloomery.instruct.introspect import MALFORMED, Config, Subject, malformed, plain, run
 
 FILES = ("instructions.jsonl", "instructions_heldout.jsonl", "preferences.jsonl", "preferences_heldout.jsonl",
          "show.jsonl")
@@ -189,7 +190,15 @@ def test_what_is_no_description_has_a_reason(doc, reason):
 def test_every_bad_form_differs_from_the_good_answer():
     subject = Subject("textwrap.dedent", "textwrap", ("text",), "Remove any common leading whitespace from every line.")
     assert len(MALFORMED) >= 6
-    assert len({form(subject) for form in MALFORMED.values()} | {subject.answer}) == len(MALFORMED) + 1
+    question = "What does `textwrap.dedent` do?"
+    assert len({form(question, subject.answer) for form in MALFORMED.values()} | {subject.answer}) == len(MALFORMED) + 1
+
+
+@pytest.mark.parametrize("answer", ["`7`", "`a`, `b`", "`textwrap.dedent`: Remove it.", "It takes no parameters."])
+def test_a_malformed_answer_is_never_the_answer(answer):
+    for number in range(30):
+        lesson = Conversation((Message("user", "What?"), Message("assistant", answer)), "which", f"lesson/{number}")
+        assert malformed(lesson, seed=0).strip() not in ("", answer)
 
 
 def test_expressions_are_distinct_short_and_of_every_kind():
