@@ -25,41 +25,29 @@ from bloomery.data.formats import preferences
 from bloomery.data.packing import best_fit_decreasing
 from bloomery.data.stream import Stream, samples
 from bloomery.losses.preference import PAIRWISE
-from bloomery.model.store import load_config, load_model, save_model
 from bloomery.model.transformer import Transformer
-from bloomery.text.chat import Renderer
-from bloomery.text.tokenizer import load_tokenizer
 from bloomery.train.objective import Metrics, Objective, answer_logps, score_answers
 from bloomery.train.precision import choose
-from bloomery.train.session import TrainingConfig, train
+from bloomery.train.session import train
+from bloomery.train.tuning import TuningConfig, export, foretold, open_model
 
 
-class Config(TrainingConfig):
+class Config(TuningConfig):
     """Learn from pairs of answers."""
 
-    model: Input = Field(description="the model to start from and to stay close to, a Hugging Face folder")
     data: Input = Field(description="a file or folder of preferences: `prompt`, `chosen`, `rejected`")
     validation: Input | None = Field(None, description="held-out preferences for validation")
-    template: str = Field("chatml", description="chat template")
     loss: Literal["dpo"] = Field("dpo", description="an entry of PAIRWISE")
     beta: float = Field(0.1, gt=0, description="how strongly the policy is tied to the reference")
     nll: float = Field(0.0, ge=0, description="weight of the chosen answer's own nll (RPO), which keeps it likely")
     smoothing: float = Field(0.0, ge=0, lt=0.5, description="chance that a label is flipped (cDPO)")
     pairs: int = Field(32, gt=0, description="pairs a step")
-    micro_tokens: int = Field(8192, gt=0, description="tokens held in memory at once; any value gives the same step")
     validation_pairs: int = Field(256, gt=0, description="held-out pairs looked at in each validation")
 
 
 def forecast(config: Config, planned: dict[str, dict] | None = None) -> dict:
-    """What training costs as far as the model's shape is known: it is made, or planned by a stage before."""
-    model = (planned or {}).get(config.model, {}).get("model")
-    if model is None and not (Path(config.model) / "config.json").is_file():
-        return {}
-    model = model or load_config(Path(config.model))
-    tokens = config.steps * config.pairs * min(96, 2 * model.context)
-    return {"model": model, "parameters": model.parameters(), "tokens": tokens,
-            "flops": tokens * model.flops_per_token() * 4 / 3, "memory_gb": 18 * model.parameters() / 1e9 + 1.0,
-            "note": "96 tokens a pair assumed, reference included"}
+    """The steps, and one forward pass of the reference over what they visit."""
+    return foretold(config, planned, samples=config.pairs, tokens_each=96, passes=4 / 3)
 
 
 def preference(name: str, *, beta: float, smoothing: float, nll: float = 0.0) -> Objective:
@@ -114,9 +102,8 @@ def paired(pairs: list[Pair], reference: Tensor, *, size: int, micro_tokens: int
 
 def run(config: Config, out: Path) -> dict:
     """Preference optimisation of all weights; exports a Hugging Face folder that chats."""
-    tokenizer = load_tokenizer(Path(config.model))
-    model = load_model(Path(config.model))
-    renderer, context = Renderer(tokenizer, config.template), model.config.context
+    model, renderer = open_model(config)
+    context = model.config.context
     quarantine = Quarantine()
     pairs, counts = render_pairs(preferences(config.data, quarantine), renderer, context, where=config.data)
     held_out, _ = render_pairs(preferences(config.validation, quarantine)[:config.validation_pairs], renderer, context,
@@ -141,6 +128,5 @@ def run(config: Config, out: Path) -> dict:
     stream = paired(pairs, reference, size=config.pairs, micro_tokens=config.micro_tokens, seed=config.seed)
     objective = preference(config.loss, beta=config.beta, smoothing=config.smoothing, nll=config.nll)
     state = train(model, config, out, name=config.loss, stream=stream, objective=objective, validate=validate)
-    save_model(model, out, bos=tokenizer.eos, eos=[tokenizer.turn_end, tokenizer.eos])
-    tokenizer.save(out, context=context, chat_template=renderer.template.jinja())
+    export(model, renderer, out)
     return {**counts, "quarantined": len(quarantine), "tokens": state.tokens, **state.best}

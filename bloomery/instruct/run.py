@@ -9,7 +9,6 @@ from pathlib import Path
 
 from pydantic import Field
 
-from bloomery.core.artifacts import write_atomic
 from bloomery.core.config import Input
 from bloomery.core.errors import InputError
 from bloomery.core.files import Quarantine
@@ -20,36 +19,25 @@ from bloomery.data.formats import conversations
 from bloomery.data.packing import best_fit_decreasing
 from bloomery.data.stream import Stream, samples
 from bloomery.data.validation import batches as in_order
-from bloomery.model.store import load_config, load_model, save_model
 from bloomery.model.transformer import Transformer
 from bloomery.text.chat import Renderer
-from bloomery.text.tokenizer import Tokenizer, load_tokenizer
 from bloomery.train.objective import causal_lm, total_nll
-from bloomery.train.session import TrainingConfig, train
+from bloomery.train.session import train
+from bloomery.train.tuning import TuningConfig, export, foretold, open_model
 
 
-class Config(TrainingConfig):
+class Config(TuningConfig):
     """Fine-tune on conversations."""
 
-    model: Input = Field(description="the model to start from, a Hugging Face folder")
     data: Input = Field(description="a file or folder of conversations: `messages`, or `prompt` and `completion`")
     validation: Input | None = Field(None, description="held-out conversations for validation")
-    template: str = Field("chatml", description="chat template")
     examples: int = Field(64, gt=0, description="conversations a step")
-    micro_tokens: int = Field(8192, gt=0, description="tokens held in memory at once; any value gives the same step")
     validation_examples: int = Field(256, gt=0, description="held-out conversations looked at in each validation")
 
 
 def forecast(config: Config, planned: dict[str, dict] | None = None) -> dict:
-    """What training costs as far as the model's shape is known: it is made, or planned by a stage before."""
-    model = (planned or {}).get(config.model, {}).get("model")
-    if model is None and not (Path(config.model) / "config.json").is_file():
-        return {}
-    model = model or load_config(Path(config.model))
-    tokens = config.steps * config.examples * min(64, model.context)
-    return {"model": model, "parameters": model.parameters(), "tokens": tokens,
-            "flops": tokens * model.flops_per_token(), "memory_gb": 18 * model.parameters() / 1e9 + 1.0,
-            "note": "64 tokens a conversation assumed"}
+    """The steps, at 64 tokens a conversation."""
+    return foretold(config, planned, samples=config.examples, tokens_each=64)
 
 
 def rendered_runs(data: list[Conversation], renderer: Renderer, context: int, *, where: str) -> tuple[list[Run], dict]:
@@ -88,9 +76,8 @@ def packed(runs: list[Run], *, examples: int, micro_tokens: int, seed: int) -> S
 
 def run(config: Config, out: Path) -> dict:
     """Fine-tune all weights and export a Hugging Face folder that chats."""
-    tokenizer = load_tokenizer(Path(config.model))
-    model = load_model(Path(config.model))
-    renderer, context = Renderer(tokenizer, config.template), model.config.context
+    model, renderer = open_model(config)
+    context = model.config.context
     quarantine = Quarantine()
     data = conversations(config.data, quarantine)
     runs, counts = rendered_runs(data, renderer, context, where=config.data)
@@ -108,13 +95,5 @@ def run(config: Config, out: Path) -> dict:
 
     stream = packed(runs, examples=config.examples, micro_tokens=config.micro_tokens, seed=config.seed)
     state = train(model, config, out, name="sft", stream=stream, objective=causal_lm, validate=validate)
-    export(model, Path(config.model), tokenizer, renderer, out)
+    export(model, renderer, out)
     return {**counts, "quarantined": len(quarantine), "tokens": state.tokens, **state.best}
-
-
-def export(model: Transformer, source: Path, tokenizer: Tokenizer, renderer: Renderer, out: Path) -> None:
-    """A chat model's folder: generation ends at the turn-end."""
-    save_model(model, out, bos=tokenizer.eos, eos=[tokenizer.turn_end, tokenizer.eos])
-    tokenizer.save(out, context=model.config.context, chat_template=renderer.template.jinja())
-    write_atomic(out / "README.md", f"# A chat model\n\nFine-tuned from `{source.name}` with bloomery; template "
-                                    f"`{renderer.template.name}`.\n")

@@ -10,7 +10,7 @@ from bloomery.core.errors import InputError
 from bloomery.core.metrics import say
 from bloomery.core.records import unit_hash
 from bloomery.pretrain.shards import corpus
-from bloomery.text.templates import TEMPLATES
+from bloomery.text.chat import Renderer
 from bloomery.text.tokenizer import train_tokenizer
 
 
@@ -41,7 +41,7 @@ def run(config: Config, out: Path) -> dict:
         raise InputError("the vocabulary is larger than the data supports", where=config.data,
                          why=f"{config.vocabulary} ids were asked for, the corpus yields {tokenizer.size}",
                          hint=f"set vocabulary = {tokenizer.size}, or give more text")
-    tokenizer.save(out, context=config.context, chat_template=TEMPLATES[config.template].jinja())
+    tokenizer.save(out, context=config.context, chat_template=Renderer(tokenizer, config.template).template.jinja())
     probe = chosen[:: max(1, len(chosen) // 200)]
     encoded = tokenizer.encode_batch(probe)
     used = {i for row in encoded for i in row}

@@ -27,6 +27,8 @@ class Renderer:
     """Renders with one tokenizer and one template."""
 
     def __init__(self, tokenizer: Tokenizer, template: str | Template = "chatml"):
+        if isinstance(template, str) and template not in TEMPLATES:
+            raise InputError(f"unknown chat template {template!r}", hint=f"use one of {', '.join(TEMPLATES)}")
         self.tokenizer = tokenizer
         self.template = TEMPLATES[template] if isinstance(template, str) else template
 
