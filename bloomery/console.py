@@ -14,8 +14,8 @@ from bloomery.core.metrics import shorten
 from bloomery.stages import Stage
 
 MAIN_NUMBERS = 4                # of a stage's metrics, as many as fit beside its name
-TELLING = ("bpb", "exact_match", "accuracy", "perplexity", "loss")          # shown first, in this order
-COUNTS = ("dropped", "skipped", "quarantined")                              # shown by `bloomery show`, not here
+TELLING = ("bpb", "answer_nll", "exact_match", "accuracy", "perplexity", "loss")        # shown first, in this order
+LEFT_OUT = ("dropped", "skipped", "quarantined", "val_rewards", "val_logps", "val_preference")     # of the table
 ANSWERS = 6
 WIDE = 100                      # columns from which the types of options are shown too
 
@@ -60,13 +60,18 @@ def print_outcome(summary: dict, root: Path) -> None:
 
 
 def main_numbers(metrics: dict, stages: list[str]) -> str:
-    """The few metrics worth a line. What an evaluation measured of other stages stands at those stages, not here."""
+    """The few metrics worth a line. What an evaluation measured of other stages stands at those stages, not here.
+
+    Where the model trained before had another value ("answer_nll_base" at sft), both are shown: `before -> after`.
+    """
     elsewhere = [name for name in stages if any(key.startswith(f"{name}.") for key in metrics)]
-    beside = tuple(f"_{name}" for name in stages)           # "val_bpb_base" at sft: the value before, for comparison
-    kept = {key: value for key, value in metrics.items() if isinstance(value, int | float | str)
-            and not key.startswith(COUNTS) and not key.endswith(beside) and key.partition(".")[0] not in elsewhere}
+    before = {f"{key}_{name}": key for key in metrics for name in stages}
+    kept = [key for key, value in metrics.items() if isinstance(value, int | float | str) and key not in before
+            and not key.startswith(LEFT_OUT) and key.partition(".")[0] not in elsewhere]
+    old = {before[key]: value for key, value in metrics.items() if key in before}
     rank = {key: next((i for i, word in enumerate(TELLING) if word in key), len(TELLING)) for key in kept}
-    shown = [f"{key} {number(kept[key])}" for key in sorted(kept, key=rank.__getitem__)[:MAIN_NUMBERS]]
+    shown = [f"{key} " + (f"{number(old[key])} -> " if key in old else "") + number(metrics[key])
+             for key in sorted(kept, key=rank.__getitem__)[:MAIN_NUMBERS]]
     return "  ".join(shown) or (f"measured {', '.join(elsewhere)}: see there" if elsewhere else "")
 
 

@@ -148,7 +148,7 @@ def test_a_plan_from_nothing_knows_the_models(command, monkeypatch):
     larger = {row["stage"]: row for row in json.loads(out)["stages"]}["sft"]
     assert larger["parameters"] - rows["sft"]["parameters"] == (8192 - 4096) * 256
     code, out, _ = command(*quickstart)
-    assert code == 0 and "sft: 64 tokens a conversation assumed" in out and "not counting curate" in out
+    assert code == 0 and "sft: 64 tokens a sample assumed" in out and "not counting curate" in out
 
 
 def test_forecasts_bear_inputs_that_are_not_made_yet(room, monkeypatch):
