@@ -65,10 +65,10 @@ def main_numbers(metrics: dict, stages: list[str]) -> str:
     Where the model trained before had another value ("answer_nll_base" at sft), both are shown: `before -> after`.
     """
     elsewhere = [name for name in stages if any(key.startswith(f"{name}.") for key in metrics)]
-    before = {f"{key}_{name}": key for key in metrics for name in stages}
-    kept = [key for key, value in metrics.items() if isinstance(value, int | float | str) and key not in before
+    beside = tuple(f"_{name}" for name in stages)
+    kept = [key for key, value in metrics.items() if isinstance(value, int | float | str) and not key.endswith(beside)
             and not key.startswith(LEFT_OUT) and key.partition(".")[0] not in elsewhere]
-    old = {before[key]: value for key, value in metrics.items() if key in before}
+    old = {key: metrics[key + end] for key in kept for end in beside if key + end in metrics}
     rank = {key: next((i for i, word in enumerate(TELLING) if word in key), len(TELLING)) for key in kept}
     shown = [f"{key} " + (f"{number(old[key])} -> " if key in old else "") + number(metrics[key])
              for key in sorted(kept, key=rank.__getitem__)[:MAIN_NUMBERS]]
