@@ -56,6 +56,7 @@ class Config(Settings):
     seed: int = Field(0, description="names the split, the wordings and the expressions")
     expressions: int = Field(6000, ge=0, description="expressions to evaluate")
     negatives: int = Field(2, ge=1, description="similar objects each training answer is set against; held out: one")
+    manners: float = Field(0.25, ge=0, description="badly formed answers a confusion in training; held out: one")
     max_objects: int | None = Field(None, ge=20, description="most objects asked about, chosen by hash; none: all")
 
 
@@ -99,7 +100,7 @@ def run(config: Config, out: Path) -> dict:
                    if (unit_hash(text, f"expression {config.seed}") < config.heldout) == (part == "heldout")]
         negatives = config.negatives if part == "train" else 1
         judged = [row for member in members for row in confusions(member, shelf, config.seed, negatives)]
-        judged += manners(taught, config.seed, limit=None if part == "train" else len(judged))
+        judged += manners(taught, config.seed, limit=round(len(judged) * (config.manners if part == "train" else 1)))
         write_jsonl(out / f"instructions{suffix}.jsonl", mixed(taught, conversation_row, config.seed))
         write_jsonl(out / f"preferences{suffix}.jsonl", mixed(judged, preference_row, config.seed))
         if part == "heldout":
@@ -258,7 +259,7 @@ def confusions(subject: Subject, shelf: Shelf, seed: int, negatives: int) -> Ite
         yield Preference(prompt, subject.answer, rejected, "hard_negative", key), subject.name
 
 
-def manners(taught: list[Instruction], seed: int, *, limit: int | None) -> list[Judgement]:
+def manners(taught: list[Instruction], seed: int, *, limit: int) -> list[Judgement]:
     """Right answers against themselves in a bad form: one question of each object, and a third of the expressions."""
     of_object: dict[str, list[Instruction]] = defaultdict(list)
     for row in taught:
