@@ -41,10 +41,20 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 def padded_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """The fast form for rows padded on the right: q (B, H, T, E), k, v (B, K, S, E); no mask means causal."""
-    if mask is None and q.dtype == torch.bfloat16 and not q.is_cuda and q.shape[2] <= LONGEST:
-        return blocked_causal(q, k, v)
+    if q.dtype == torch.bfloat16 and not q.is_cuda and k.shape[2] <= LONGEST:
+        return blocked_causal(q, k, v) if mask is None else masked_attention(q, k, v, mask)
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,
                                         enable_gqa=q.shape[1] != k.shape[1])
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Plain products for short rows in bf16, where the flash kernel's backward pass takes three times as long.
+
+    mask (B, 1, T, S); every query must see a key.
+    """
+    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT                                            # (B, H, T, S)
+    return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
 
 
 class Attention(nn.Module):

@@ -103,12 +103,17 @@ class Forest:
             return padded_attention(q, k, v, None).transpose(1, 2).flatten(0, 1)
         pieces = []
         for group in self.groups:
-            padded_q = q[group.queries].transpose(1, 2)                                  # (B, H, T, E)
-            padded_k, padded_v = (x[group.keys].transpose(1, 2) for x in (k, v))         # (B, K, S, E)
+            padded_q = gathered(q, group.queries)                                        # (B, H, T, E)
+            padded_k, padded_v = gathered(k, group.keys), gathered(v, group.keys)        # (B, K, S, E)
             seen = padded_attention(padded_q, padded_k, padded_v, group.mask)
-            pieces.append(seen.transpose(1, 2).flatten(0, 1)[group.real])
+            pieces.append(seen.transpose(1, 2).flatten(0, 1).index_select(0, group.real))
         order = torch.cat([group.flat for group in self.groups])
         return torch.empty_like(q).index_copy(0, order, torch.cat(pieces))
+
+
+def gathered(x: Tensor, index: Tensor) -> Tensor:
+    """Tokens of x (N, heads, E) as rows: (B, heads, T, E) by index (B, T). Its gradient is one indexed sum."""
+    return x.index_select(0, index.flatten()).unflatten(0, index.shape).transpose(1, 2)
 
 
 def groups(segments: Segments) -> list[list[int]]:
