@@ -25,7 +25,8 @@ class TuningConfig(TrainingConfig):
 
 def open_model(config: TuningConfig) -> tuple[Transformer, Renderer]:
     """The model to start from, and the renderer of its tokenizer."""
-    return load_model(Path(config.model)), Renderer(load_tokenizer(Path(config.model)), config.template)
+    renderer = Renderer(load_tokenizer(Path(config.model)), config.template)
+    return load_model(Path(config.model)), renderer
 
 
 def export(model: Transformer, renderer: Renderer, out: Path) -> None:
