@@ -13,8 +13,9 @@ from bloomery.core.config import Option, Settings, options, sections
 from bloomery.core.metrics import shorten
 from bloomery.stages import Stage
 
-MAIN_NUMBERS = 4                # of a stage's metrics, as many as fit beside its name
-TELLING = ("bpb", "answer_nll", "exact_match", "accuracy", "perplexity", "loss")        # shown first, in this order
+MAIN_NUMBERS = 5                # of a stage's metrics, as many as fit beside its name
+# Shown first, in this order.
+TELLING = ("bpb", "answer_nll", "well_formed", "exact_match", "accuracy", "perplexity", "loss")
 LEFT_OUT = ("dropped", "skipped", "quarantined", "val_rewards", "val_logps", "val_preference")     # of the table
 ANSWERS = 6
 WIDE = 100                      # columns from which the types of options are shown too

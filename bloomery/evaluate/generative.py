@@ -1,6 +1,8 @@
 """Questions with known answers: how surprised a model is by the right answer, and how often it gives it."""
 
+import re
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -63,11 +65,24 @@ def generated(model: Transformer, asked: list[Question], tokenizer: Tokenizer, m
     return [tokenizer.decode(c.ids).strip() for c in done]
 
 
-def exact_matches(asked: list[Question], answers: list[str]) -> dict:
-    """Share of answers given exactly as expected, over all questions and by task."""
-    by_task: dict[str, list[float]] = defaultdict(list)
-    for q, answer in zip(asked, answers, strict=True):
-        by_task[q.task].append(float(answer == q.expected))
-    everything = [hit for hits in by_task.values() for hit in hits]
-    return {"exact_match": sum(everything) / len(everything),
-            "exact_match_by_task": {task: sum(hits) / len(hits) for task, hits in sorted(by_task.items())}}
+def exact_matches(asked: list[Question], answers: list[str], closed: Iterable[str]) -> dict:
+    """Share of answers to questions of `closed` tasks given exactly as expected, over all of them and by task."""
+    return shares("exact_match", [(q.task, answer == q.expected) for q, answer in zip(asked, answers, strict=True)
+                                  if q.task in closed])
+
+
+def well_formed(asked: list[Question], answers: list[str], formats: dict[str, str]) -> dict:
+    """Share of answers that match the regular expression of their task whole, right or wrong."""
+    return shares("well_formed", [(q.task, re.fullmatch(formats[q.task], answer) is not None)
+                                  for q, answer in zip(asked, answers, strict=True) if q.task in formats])
+
+
+def shares(name: str, hits: list[tuple[str, bool]]) -> dict:
+    """The share of hits in all and by task; nothing when there are none."""
+    if not hits:
+        return {}
+    by_task: dict[str, list[bool]] = defaultdict(list)
+    for task, hit in hits:
+        by_task[task].append(hit)
+    return {name: sum(hit for _, hit in hits) / len(hits),
+            f"{name}_by_task": {task: sum(found) / len(found) for task, found in sorted(by_task.items())}}

@@ -6,10 +6,11 @@ model before it had is repeated as `<model>.<metric>_<before>`, so that a gain s
 """
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from bloomery.core.artifacts import write_atomic
 from bloomery.core.config import Input, Settings
@@ -21,7 +22,7 @@ from bloomery.data.formats import conversations, preferences
 from bloomery.data.shards import Shard, open_shard
 from bloomery.data.validation import corpus_bits_per_byte
 from bloomery.evaluate.compression import compressor_bits_per_byte, ngram_bits_per_byte
-from bloomery.evaluate.generative import answer_nll, exact_matches, generated, questions
+from bloomery.evaluate.generative import answer_nll, exact_matches, generated, questions, well_formed
 from bloomery.evaluate.preference import PairScores, preference_metrics, score_pairs
 from bloomery.model.store import load_model
 from bloomery.model.transformer import Transformer
@@ -42,10 +43,21 @@ class Config(Settings):
     examples: int = Field(600, gt=0, description="most conversations and pairs looked at, chosen by hash")
     generated: int = Field(240, ge=0, description="of these, how many answers are generated for exact match")
     closed_tasks: list[str] = Field(["which", "parameters", "evaluate"], description="tasks with one right answer")
+    formats: dict[str, str] = Field({}, description="task = regular expression that a well-formed answer matches whole")
     max_tokens: int = Field(64, gt=0, description="longest generated answer")
     yardsticks: bool = Field(True, description="also measure xz, zstd and a byte 5-gram on the held-out text")
     template: str = Field("chatml", description="chat template")
     precision: Precision = Field("auto", description="bf16, fp32, or auto")
+
+    @field_validator("formats")
+    @classmethod
+    def each_is_an_expression(cls, formats: dict[str, str]) -> dict[str, str]:
+        for task, pattern in formats.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{task} is not a regular expression: {error}") from error
+        return formats
 
 
 def run(config: Config, out: Path) -> dict:
@@ -116,10 +128,11 @@ def yardsticks(shards: Path, tokenizer: Tokenizer) -> dict[str, float]:
 
 
 def answered(model: Transformer, rows: list[Conversation], renderer: Renderer, config: Config) -> dict:
-    """Nll of the right answers, and exact match of generated ones where there is one right answer."""
+    """Nll of the right answers; of generated ones exact match where one answer is right, and form where it is known."""
     asked, dropped = questions(rows, renderer, model.config.context, where=config.instructions)
-    closed = [q for q in asked if q.task in config.closed_tasks][:config.generated]
     found = {"answer_nll": answer_nll(model, asked), "questions": len(asked), "questions_dropped": dropped}
-    if closed:
-        found |= exact_matches(closed, generated(model, closed, renderer.tokenizer, config.max_tokens))
+    tried = [q for q in asked if q.task in config.closed_tasks or q.task in config.formats][:config.generated]
+    if tried:
+        answers = generated(model, tried, renderer.tokenizer, config.max_tokens)
+        found |= exact_matches(tried, answers, config.closed_tasks) | well_formed(tried, answers, config.formats)
     return found
