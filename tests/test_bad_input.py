@@ -102,6 +102,7 @@ def test_several_errors_at_once_with_their_lines(run):
 def test_a_missing_file(run):
     Path("corpus.jsonl").write_text("")
     fits_one_screen(run(2, "curate", "source=corpsu.jsonl", "out=docs"), "did you mean corpus.jsonl?", parts=CONFIG)
+    assert not Path("docs").exists()
 
 
 def test_shapes_that_do_not_fit_together(kitchen, run):
@@ -119,6 +120,7 @@ def test_a_vocabulary_larger_than_the_data_supports(kitchen, run):
     fits_one_screen(err, "the vocabulary is larger than the data supports", "set vocabulary = ")
     supported = err.partition("set vocabulary = ")[2].split(",")[0]
     run(0, "tokenizer", f"data={kitchen}/curate", f"vocabulary={supported}", "out=mended")
+    assert is_done(Path("mended")) and not is_done(Path("vocabulary"))
 
 
 # --- documents ----------------------------------------------------------------------------------------------------
@@ -202,6 +204,7 @@ def test_a_corrupted_model(kitchen, run):
     fits_one_screen(run(1, "sft", "model=base", *given, "out=sft"), "no safetensors weights")
     shutil.copy(kitchen / "corpus.jsonl", "base/model.safetensors")
     fits_one_screen(run(1, "chat", "base", "--ask", "hello"), "base/model.safetensors", "cannot be read")
+    assert not is_done(Path("sft"))
 
 
 @pytest.mark.parametrize("vocabulary", [280, 300])
@@ -211,6 +214,7 @@ def test_a_tokenizer_that_does_not_belong_to_the_shards(kitchen, run, vocabulary
     run(0, "tokenizer", "data=docs", f"vocabulary={vocabulary}", "out=other")
     err = run(1, "pretrain", f"data={kitchen}/shards", "tokenizer=other", "steps=2", *SHAPE, *SMALL, "out=base")
     fits_one_screen(err, "tokenizer and shards do not belong together", "other")
+    assert not is_done(Path("base"))
 
 
 @pytest.mark.parametrize(("verb", "option", "says"), [
@@ -258,7 +262,9 @@ def test_a_second_run_is_refused_with_the_pid_of_the_first(run):
     given = ["curate", "source=c.jsonl", "gopher.without=stop_words", "out=docs"]
     with lock(Path("docs")):
         fits_one_screen(run(1, *given), "another run is working in this folder", f"process {os.getpid()} on ")
+        assert not is_done(Path("docs"))
     run(0, *given)
+    assert is_done(Path("docs"))
 
 
 def wait_for(found, process, seconds=60):

@@ -11,16 +11,14 @@ is quarantined with its reason; only when none can be used is that an error.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from bloomery.core.errors import InputError
 from bloomery.core.files import Quarantine, rows
-from bloomery.core.records import Conversation, Document, Message, Preference, Role, text_id
+from bloomery.core.records import ROLES, Conversation, Document, Message, Preference, Role, text_id
 from bloomery.data import stdlib
 
 T = TypeVar("T")
-
-ROLES = get_args(Role)
 
 
 def documents(source: str, quarantine: Quarantine) -> Iterator[Document]:

@@ -26,6 +26,7 @@ class Shard:
     bytes_: np.ndarray      # (documents,) int64
     eos: int
     vocabulary: int
+    tokenizer: str = ""     # SHA-256 of the tokenizer.json it was made with, "" when another tool made it
 
     def document(self, index: int) -> np.ndarray:
         """The tokens of a document with its end-of-text."""
@@ -68,4 +69,4 @@ def open_shard(folder: Path, split: str) -> Shard:
     about = json.loads((folder / "shards.json").read_text(encoding="utf-8"))
     tokens = np.memmap(folder / f"{split}.bin", dtype=token_dtype(about["vocabulary"]), mode="r")
     ends, bytes_ = (np.load(folder / f"{split}.{part}.npy") for part in ("ends", "bytes"))
-    return Shard(tokens, ends, bytes_, about["eos"], about["vocabulary"])
+    return Shard(tokens, ends, bytes_, about["eos"], about["vocabulary"], about.get("tokenizer", ""))

@@ -3,10 +3,10 @@
     loss = -1/T sum_t log p(x_t | x_<t)            Radford et al. 2018, eq. 1
 """
 
-import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -77,7 +77,7 @@ def checked_shard(config: Config) -> Shard:
         raise InputError("the corpus is smaller than one step", where=config.data,
                          why=f"{len(shard.tokens)} tokens, a step reads {needed}",
                          hint="lower rows or model.context, or give more text")
-    longest = int(max(shard.document(i).size for i in range(len(shard.ends))))
+    longest = int(np.diff(shard.ends, prepend=0).max())
     if longest < config.model.context:
         raise InputError("the context is longer than any document", where=config.data,
                          why=f"model.context is {config.model.context}, the longest document has {longest} tokens",
@@ -89,9 +89,8 @@ def run(config: Config, out: Path) -> dict:
     """Train from scratch and export a Hugging Face folder with the tokenizer beside it."""
     shard, held_out = checked_shard(config), open_shard(Path(config.data), "validation")
     tokenizer = load_tokenizer(Path(config.tokenizer))
-    made_with = json.loads((Path(config.data) / "shards.json").read_text(encoding="utf-8")).get("tokenizer")
     given = file_hash(Path(config.tokenizer) / "tokenizer.json")
-    if tokenizer.size != shard.vocabulary or made_with not in (None, given):
+    if tokenizer.size != shard.vocabulary or shard.tokenizer not in ("", given):
         raise InputError("tokenizer and shards do not belong together", where=config.tokenizer,
                          why=f"its {tokenizer.size} ids are not the {shard.vocabulary} the shards were made with",
                          hint="give the tokenizer that made the shards, or make the shards again with this one")

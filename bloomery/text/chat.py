@@ -8,11 +8,9 @@ people's words are not.  No mask is ever found by searching rendered text.
 from dataclasses import dataclass
 
 from bloomery.core.errors import InputError
-from bloomery.core.records import Message
+from bloomery.core.records import ROLES, Message
 from bloomery.text.templates import TEMPLATES, Template
 from bloomery.text.tokenizer import Tokenizer
-
-ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
