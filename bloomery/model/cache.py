@@ -8,8 +8,8 @@ itself.
 import torch
 from torch import Tensor
 
-from bloomery.model.attention import padded_attention
 from bloomery.model.config import ModelConfig
+from bloomery.model.dot_product import PLAIN, Scoring, padded_attention
 
 
 class Cache:
@@ -42,7 +42,7 @@ class Cache:
         self._mask = (columns <= (before[:, None] + place)[..., None])[:, None]          # (B, 1, T, S)
         return self._column
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring = PLAIN) -> Tensor:
         keys, values = self.keys[layer], self.values[layer]                              # (S, K, C, E)
         keys[self._row, :, self._column] = k
         values[self._row, :, self._column] = v

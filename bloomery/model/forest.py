@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from bloomery.model.attention import attention, padded_attention
+from bloomery.model.dot_product import PLAIN, Scoring, attention, padded_attention
 
 WASTE = 1.25            # padded rows of a group may hold this much more than its tokens before a new group is begun
 ROWS_STEP, WIDTH_STEP = 8, 16   # rows and widths are rounded up to these, so that few shapes occur (see `linear.py`)
@@ -72,7 +72,7 @@ class DenseForest:
     def __init__(self, segments: Segments):
         self.mask = dense_mask(segments)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring = PLAIN) -> Tensor:
         q, k, v = (x.transpose(0, 1) for x in (q, k, v))                                 # (H, N, E), (K, N, E) twice
         return attention(q, k, v, self.mask.to(q.device)).transpose(0, 1)
 
@@ -97,7 +97,7 @@ class Forest:
         self.uniform = len(lengths) == 1 and segments.causal and not any(segments.chains)
         self.groups = [] if self.uniform else [rows(segments, group) for group in groups(segments)]
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring = PLAIN) -> Tensor:
         if self.uniform:
             q, k, v = (x.unflatten(0, (self.count, -1)).transpose(1, 2) for x in (q, k, v))      # (R, heads, T, E)
             return padded_attention(q, k, v, None).transpose(1, 2).flatten(0, 1)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from bloomery.model.attention import attention, padded_attention
 from bloomery.model.blocked import BLOCK, LONGEST, blocked_causal
+from bloomery.model.dot_product import attention, padded_attention
 
 
 @pytest.mark.parametrize("tokens", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7])

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from bloomery.data.batch import Run, forest, sequence
-from bloomery.model.attention import attention
 from bloomery.model.config import ModelConfig
+from bloomery.model.dot_product import attention
 from bloomery.model.forest import DenseForest, Forest, Segments, dense_mask, groups, roots
 from bloomery.model.transformer import Transformer
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from bloomery.generate.decode import complete
 from bloomery.generate.sampling import Sampling, filtered
 from bloomery.losses.token import IGNORE, shifted, token_nll
-from bloomery.model.attention import attention
+from bloomery.model.dot_product import attention
 from bloomery.model.cache import Cache
 from bloomery.model.config import ModelConfig, kv_cache_bytes, tokens_for
 from bloomery.model.forest import DenseForest, Forest, dense_mask, roots
