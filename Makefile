@@ -20,15 +20,13 @@ test-slow: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 
-bench: benchmarks/__main__.py $(VENV)/.installed-test
-	$(BIN)/python -m benchmarks $(CASE)
-
-benchmarks/__main__.py:
-	@echo "error: this checkout has no benchmarks folder" >&2; exit 1
+# make bench CASE=mfu ARGS="--pairs 5 --wait 600"; the peers have an environment of their own, .venv-bench
+bench: $(VENV)-bench/.installed
+	$(VENV)-bench/bin/python -m benchmarks $(CASE) $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path "./$(VENV)*/*" -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -42,3 +40,9 @@ $(VENV)/.installed-report: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[test,report]'
 	touch $@ $(VENV)/.installed-report
+
+$(VENV)-bench/.installed: pyproject.toml constraints.txt benchmarks/peers.txt | $(BIN)/python
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	    --editable . --requirement benchmarks/peers.txt
+	touch $@

@@ -31,7 +31,13 @@ RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML recip
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="STAGE.KEY=VALUE", help="override an option")]
 Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="where run folders are made")]
 ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="a model folder, or hf:org/name[@revision]")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+
+
+def local(path: str) -> Path:
+    """A path as it is, a hub id as the folder its files are in."""
+    return Path(load_module("bloomery.model.hub").located(path) if path.startswith("hf:") else path)
 
 
 def print_json(value: object) -> None:
@@ -63,19 +69,20 @@ def check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = Fal
 
 
 @app.command(epilog="example: bloomery chat runs/quickstart/sft-1a2b3c4d5e")
-def chat(model: Annotated[Path, typer.Argument(metavar="MODEL", help="a model folder")],
+def chat(model: Model,
          temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token")] = 0.0,
          max_tokens: Annotated[int, typer.Option(min=1, help="tokens of one answer at most")] = 200,
          system: Annotated[str, typer.Option(help="a system message to start with")] = "",
          ask: Annotated[str, typer.Option(metavar="QUESTION", help="ask this and end")] = "") -> None:
     """Talk to a model; questions may also come through a pipe, one a line."""
     talking = load_module("bloomery.chat")
-    talking.talk(talking.open_chat(model), iter([ask]) if ask else talking.typed_lines(), temperature=temperature,
-                 max_tokens=max_tokens, system=system, interactive=sys.stdin.isatty() and not ask)
+    speaker, lines = talking.open_chat(local(model)), iter([ask]) if ask else talking.typed_lines()
+    talking.talk(speaker, lines, temperature=temperature, max_tokens=max_tokens, system=system,
+                 interactive=sys.stdin.isatty() and not ask)
 
 
 @app.command(epilog="example: bloomery show runs/quickstart/curate-1a2b3c4d5e --reason word_count")
-def show(path: Annotated[Path, typer.Argument(metavar="PATH", help="a run's, a stage's or a model's folder, or data")],
+def show(path: Annotated[str, typer.Argument(metavar="PATH", help="a run's, a stage's or a model's folder, or data")],
          tokenizer: Annotated[Path | None, typer.Option(metavar="FOLDER", help="shows which tokens train")] = None,
          reason: Annotated[str, typer.Option(help="only documents that curation dropped for it")] = "",
          count: Annotated[int, typer.Option("-n", "--count", min=1, help="rows to show")] = 5,
@@ -83,9 +90,21 @@ def show(path: Annotated[Path, typer.Argument(metavar="PATH", help="a run's, a s
     """Show what is in a folder: drop reasons, what is trained on, pairs, a model's shape, a whole run."""
     shown = load_module("bloomery.show")
     if as_json:
-        print_json(shown.as_json(path))
+        print_json(shown.as_json(local(path)))
     else:
-        shown.show(path, tokenizer=tokenizer, count=count, reason=reason)
+        shown.show(local(path), tokenizer=tokenizer, count=count, reason=reason)
+
+
+@app.command(epilog="example: bloomery export runs/quickstart/dpo-1a2b3c4d5e mine --dtype bf16")
+def export(model: Annotated[str, typer.Argument(metavar="MODEL", help="a model folder, a checkpoint, or hf:org/name")],
+           out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder to make")],
+           dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16")] = "fp32",
+           shard_gb: Annotated[float, typer.Option(min=0.001, help="the largest weight file, in GB")] = 5.0,
+           tokenizer: Annotated[str, typer.Option(metavar="FOLDER", help="where the model has none")] = "",
+           as_json: AsJson = False) -> None:
+    """Write a model as a Hugging Face folder, and compare its logits; exit 3 when they differ."""
+    found = load_module("bloomery.export").export(model, out, dtype=dtype, shard_gb=shard_gb, words=tokenizer)
+    print_json(found) if as_json else load_module("bloomery.console").print_export(found)
 
 
 @app.command(epilog="example: bloomery verify runs/quickstart/base-1a2b3c4d5e")

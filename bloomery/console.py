@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bloomery.core.config import Option, Settings, options, sections
-from bloomery.core.metrics import shorten
+from bloomery.core.metrics import duration, shorten
 from bloomery.stages import Stage
 
 MAIN_NUMBERS = 5                # of a stage's metrics, as many as fit beside its name
@@ -115,14 +115,6 @@ def print_forecast(found: dict) -> None:
         out.print(Text(f"warning: {warning}", style="yellow"))
 
 
-def duration(seconds: float) -> str:
-    """12 s, 3 min 20 s, 5 h 10 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def print_inspection(found: dict) -> None:
     """Every input of a recipe with its rows, usable and not, and the first that are not."""
     out = terminal()
@@ -134,6 +126,19 @@ def print_inspection(found: dict) -> None:
         for entry in row.get("examples", []):
             out.print(Text(f"{entry['where']}: {entry['why']}", style="yellow"))
     out.print(f"{found['recipe']}: {found['stages']} stages, no problem", markup=False)
+
+
+def print_export(found: dict) -> None:
+    """What was written, and how near its logits are to those of the model it was made from."""
+    out = terminal()
+    out.print(table("file", "MB", "tensors", "type", rows=[
+        [file["name"], f"{file['bytes'] / 1e6:.1f}", str(file["tensors"]), ", ".join(file["types"])]
+        for file in found["files"]]))
+    rounding = f"; rounding to {found['dtype']} moved them by {found['rounding']:.2g}" if found["rounding"] else ""
+    out.print(f"{found['folder']}  {shorten(found['parameters'])} parameters, read by {found['reader']}", markup=False,
+              soft_wrap=True)
+    out.print(f"logits of {found['prompts']} prompts differ by {found['difference']:.2g} at most, "
+              f"{found['tolerance']:.2g} is allowed{rounding}", markup=False, soft_wrap=True)
 
 
 def print_verb_help(verb: str, stage: Stage, model: type[Settings]) -> None:
@@ -148,7 +153,7 @@ def print_verb_help(verb: str, stage: Stage, model: type[Settings]) -> None:
     names = max(len(option.name) for found in tables.values() for option in found)
     for keys, found in tables.items():
         if keys:
-            out.print(Text.assemble((f"[{'.'.join(keys)}]", "bold"), f"  {first_line(texts[keys])}"))
+            out.print(Text.assemble((f"[{'.'.join(keys)}]", "bold"), f"  {first_line(texts[keys])}"), soft_wrap=True)
         out.print(option_table(found, {} if keys else stage.preset, names, out.width, show_header=not keys))
 
 

@@ -11,6 +11,7 @@ from bloomery.core.config import dotted, reads
 from bloomery.core.errors import InputError
 from bloomery.core.files import Quarantine, rows
 from bloomery.core.metrics import progress
+from bloomery.model.hub import located
 from bloomery.pipeline import plan
 from bloomery.recipe import BUILT_IN, REFERENCE, read_recipe
 from bloomery.stages import STAGES, Stage
@@ -31,9 +32,9 @@ def inspect(path: Path, overrides: tuple[str, ...] = (), stages: dict[str, Stage
 
 def examine(value: str) -> dict:
     """What an input is; a data file or folder is read whole, its bad rows counted. `InputError` when none is good."""
-    path = Path(value)
     if value in BUILT_IN:
         return {"kind": "built in"}
+    path = Path(located(value))
     if is_done(path):
         return {"kind": "finished output"}
     if (path / "config.json").is_file() or (path / "tokenizer.json").is_file():

@@ -13,18 +13,23 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bloomery import __version__
 from bloomery.core import artifacts
 from bloomery.core import config as options
 from bloomery.core.artifacts import Artifact, fingerprint, is_done, open_artifact, write_atomic
-from bloomery.core.config import Problem, Settings, dotted, nearest, reads
+from bloomery.core.config import Problem, Settings, dotted, essential, fixed, nearest, reads
 from bloomery.core.errors import InputError
 from bloomery.core.metrics import say
-from bloomery.core.toml import Keys, dump_toml
+from bloomery.core.toml import Keys, dump_toml, replace
 from bloomery.failures import failures_explained, stop_at_once_on_signals
+from bloomery.model import hub
 from bloomery.recipe import BUILT_IN, REFERENCE, Recipe, Task, input_problems, read_recipe, references, resolve
 from bloomery.stages import STAGES, Run, Stage, load
+
+RANK = int(os.environ.get("RANK", 0))       # which process of a `torchrun` this is
+POLL = 0.1                                  # seconds between looks at what rank 0 has finished
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Step:
     folder: Path
     parents: dict[str, str]
     config: Settings                    # with folders in place of "@name"
+    origin: dict                        # what the hash is of
 
     @property
     def is_done(self) -> bool:
@@ -49,24 +55,31 @@ def plan(recipe: Recipe, out: Path) -> list[Step]:
     steps: dict[str, Step] = {}
     for name, task in recipe.tasks.items():
         parents = {need: steps[need].hash for need in task.needs}
-        key = stage_hash(task.verb, task.config, parents)
+        made_from = origin(task.config, parents)
+        key = stage_hash(task.verb, made_from)
         folders = {need: str(steps[need].folder) for need in task.needs}
         config = type(task.config).model_validate_json(json.dumps(resolve(task.values, folders)))
-        steps[name] = Step(task, key, Path(out) / recipe.name / f"{name}-{key}", parents, config)
+        steps[name] = Step(task, key, Path(out) / recipe.name / f"{name}-{key}", parents, config, made_from)
     return list(steps.values())
 
 
-def stage_hash(verb: str, config: Settings, parents: dict[str, str]) -> str:
+def stage_hash(verb: str, made_from: dict) -> str:
     """What names a stage's output: verb, version, configuration, and the content of everything it reads."""
+    return fingerprint({"verb": verb, "version": __version__, **made_from})
+
+
+def origin(config: Settings, parents: dict[str, str]) -> dict[str, dict]:
+    """What a stage's output is a function of: its options without those that cannot matter, and what it reads."""
     inputs = {dotted(keys): source_hash(value) for keys, value in reads(config) if not REFERENCE.fullmatch(value)}
-    resolved = resolve(config.model_dump(mode="json"), {name: f"@{key}" for name, key in parents.items()})
-    return fingerprint({"verb": verb, "version": __version__, "config": resolved, "inputs": inputs})
+    return {"config": resolve(essential(config), {name: f"@{key}" for name, key in parents.items()}), "inputs": inputs}
 
 
 def source_hash(value: str) -> str:
     """The content hash of something read from outside the recipe; a finished output is known by its own."""
     if value in BUILT_IN:
         return BUILT_IN[value]()
+    if hub.is_hub_id(value):
+        return hub.commit(value)
     return open_artifact(Path(value)).hash if is_done(Path(value)) else artifacts.tree_hash(Path(value))
 
 
@@ -79,6 +92,10 @@ def run(path: Path, *, only: str | None = None, overrides: tuple[str, ...] = (),
     recipe = read_recipe(path, overrides, stages)
     steps = wanted(plan(recipe, out), only)
     root = Path(out) / recipe.name
+    if RANK > 0:
+        for step in steps:
+            make_step(step)
+        return steps, summarize(steps)
     claim(root, recipe)
     with artifacts.lock(root):
         missing = [step for step in steps if not step.is_done]
@@ -88,14 +105,18 @@ def run(path: Path, *, only: str | None = None, overrides: tuple[str, ...] = (),
                 say(f"[{position}/{len(steps)}] {step.task.name}: done before  {step.folder}")
                 continue
             say(f"[{position}/{len(steps)}] {step.task.name}: {step.task.verb}  {step.folder}")
-            made = make(step.folder, stage=step.task.name, verb=step.task.verb, key=step.hash, config=step.config,
-                        stated=step.task.config, parents=step.parents, run_stage=step.task.run)
+            made = make_step(step)
             say(f"[{position}/{len(steps)}] {step.task.name}: finished in {made.record['seconds']:.1f} s")
             write_summary(root, steps, time.monotonic() - start)
         if not missing:
             write_summary(root, steps, time.monotonic() - start)
         publish_report(root, steps)
     return steps, json.loads((root / "summary.json").read_text(encoding="utf-8"))
+
+
+def make_step(step: Step) -> Artifact:
+    return make(step.folder, stage=step.task.name, verb=step.task.verb, key=step.hash, config=step.config,
+                stated=step.task.config, parents=step.parents, origin=step.origin, run_stage=step.task.run)
 
 
 def wanted(steps: list[Step], only: str | None) -> list[Step]:
@@ -132,19 +153,44 @@ def claim(root: Path, recipe: Recipe) -> None:
 
 
 def make(folder: Path, *, stage: str, verb: str, key: str, config: Settings, stated: Settings, parents: dict[str, str],
-         run_stage: Run) -> Artifact:
+         origin: dict, run_stage: Run) -> Artifact:
     """Make one stage's folder. `stated` is the configuration as written, with "@name"; `config` has folders there."""
     def build(folder: Path) -> dict:
         header = f"# {stage}: bloomery {verb}, version {__version__}\n"
         header += "".join(f"# @{name} is {name}-{key}\n" for name, key in parents.items())
         write_atomic(folder / "config.resolved.toml",
                      header + dump_toml({stage: {"run": verb, **stated.model_dump(mode="json")}}))
-        return run_stage(config, folder)
+        return run_stage(fetched(config), folder)
 
     stop_at_once_on_signals()
     with failures_explained(folder):
+        if RANK > 0:
+            return follow(folder, fetched(config), run_stage)
         return artifacts.produce(folder, stage=stage, verb=verb, key=key, config=stated.model_dump(mode="json"),
-                                 parents=parents, build=build)
+                                 parents=parents, build=build, origin=origin,
+                                 fixed=fixed(type(stated)), adopt=getattr(stated, "accept_change", False))
+
+
+def follow(folder: Path, config: Settings, run_stage: Run) -> Artifact:
+    """What the other processes of `torchrun` do while rank 0 makes a folder: share its training, or wait.
+
+    What a rank writes beside rank 0 is thrown away.  If rank 0 fails, the launcher ends the others.
+    """
+    shared = hasattr(config, "parallel")
+    while not is_done(folder):
+        if shared:
+            with TemporaryDirectory() as scratch:
+                run_stage(config, Path(scratch))
+            shared = False
+        time.sleep(POLL)
+    return open_artifact(folder)
+
+
+def fetched(config: Settings) -> Settings:
+    """The same with a local folder in place of every "hf:org/name" that is read."""
+    folders = {value: hub.located(value) for _, value in reads(config) if hub.is_hub_id(value)}
+    values = replace(config.model_dump(mode="json"), lambda text: folders.get(text, text))
+    return type(config).model_validate_json(json.dumps(values)) if folders else config
 
 
 # --- the summary --------------------------------------------------------------------------------------------------
@@ -209,5 +255,6 @@ def run_verb(verb: str, assignments: list[str], stages: dict[str, Stage] = STAGE
     problems += [Problem(locate(()), f"@{name}: only a recipe has stages to refer to") for name in references(values)]
     problems += input_problems(model, values, locate, "", [])
     options.raise_problems(problems, what="the command", hint=f"bloomery {verb} --help lists every option")
-    return make(Path(out), stage=verb, verb=verb, key=stage_hash(verb, config, {}), config=config, stated=config,
-                parents={}, run_stage=run_stage)
+    made_from = origin(config, {})
+    return make(Path(out), stage=verb, verb=verb, key=stage_hash(verb, made_from), config=config, stated=config,
+                parents={}, origin=made_from, run_stage=run_stage)

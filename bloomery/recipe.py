@@ -17,6 +17,7 @@ from bloomery.core.artifacts import is_done
 from bloomery.core.config import Problem, Settings, dotted, nearest
 from bloomery.core.toml import Keys, read_toml, replace, walk
 from bloomery.data import stdlib
+from bloomery.model.hub import ID, is_hub_id
 from bloomery.stages import STAGES, Forecast, Run, Stage, load
 
 REFERENCE = re.compile(r"@([A-Za-z0-9][\w-]*)(/.*)?", re.ASCII)         # "@base", or a file in it: "@base/answers.json"
@@ -174,7 +175,9 @@ def input_problems(model: type[Settings], values: dict, locate: Callable[[Keys],
         path, message = Path(value), ""
         if REFERENCE.fullmatch(value) or value in BUILT_IN:
             continue
-        if not path.exists():
+        if is_hub_id(value):
+            message = "" if ID.fullmatch(value) else f"{value} is not of the form hf:org/name[@revision]"
+        elif not path.exists():
             near = nearest(path.name, sorted(p.name for p in path.parent.iterdir())) if path.parent.is_dir() else None
             message = f"there is no file or folder {value}"
             if value in known:

@@ -1,17 +1,15 @@
 """What is in a folder or a file: a whole run, documents and why others were dropped, what is trained on, a model."""
 
 import json
-import re
 from collections import Counter
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from rich.console import Console, Group
 from rich.text import Text
-from safetensors import SafetensorError, safe_open
 
+from bloomery.anatomy import describe, show_model, weight_files
 from bloomery.console import number, print_outcome, table, terminal
 from bloomery.core.artifacts import file_names, is_done, open_artifact
 from bloomery.core.config import nearest
@@ -20,14 +18,13 @@ from bloomery.core.files import Quarantine, rows
 from bloomery.core.records import Conversation, Preference
 from bloomery.data import formats
 from bloomery.lessons import context_of, dialogue, pair_text, show_batch, show_pairs
-from bloomery.model.store import load_config
+from bloomery.model.hub import located
 from bloomery.recipe import resolve
 from bloomery.stages import STAGES
 from bloomery.text.chat import Renderer
-from bloomery.text.tokenizer import CONTROL, load_tokenizer
+from bloomery.text.tokenizer import load_tokenizer
 
 EXCERPT = 280                   # characters of a document
-LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def show(path: Path, *, tokenizer: Path | None, count: int, reason: str = "") -> None:
@@ -88,6 +85,7 @@ def show_lesson(record: dict, path: Path, out: Console, count: int) -> None:
         return
     folders = {name: str(path.parent / f"{name}-{key}") for name, key in record["parents"].items()}
     config = resolve(record["config"], folders)
+    config |= {name: located(config[name]) for name in ("data", "model")}
     missing = [config[name] for name in ("data", "model") if not Path(config[name]).exists()]
     if missing:
         out.print(Text(f"what was trained on cannot be shown: {', '.join(missing)} is gone", style="yellow"))
@@ -105,42 +103,6 @@ def lesson_of_pairs(config: dict, renderer: Renderer, out: Console, count: int) 
 
 
 LESSONS = {"bloomery.instruct.run": lesson_of_conversations, "bloomery.align.preference": lesson_of_pairs}
-
-
-# --- models -------------------------------------------------------------------------------------------------------
-
-def weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("model*.safetensors")) if (folder / "config.json").is_file() else []
-
-
-def show_model(folder: Path, out: Console) -> None:
-    """What a model is: its sizes, its tokenizer with special ids, and every kind of tensor with its shape."""
-    config = load_config(folder)
-    found = [["parameters", number(config.parameters())]]
-    found += [[name, number(value)] for name, value in config.model_dump().items()]
-    if (folder / "tokenizer.json").is_file():
-        tokenizer = load_tokenizer(folder)
-        found.append(["tokenizer", f"{tokenizer.size} ids"])
-        found.append(["special ids", ", ".join(f"{name} {tokenizer.backend.token_to_id(name)}" for name in CONTROL)])
-    if (folder / "generation_config.json").is_file():
-        ends = json.loads((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
-        found.append(["generation ends at", ", ".join(map(str, ends if isinstance(ends, list) else [ends]))])
-    out.print(table("model", "value", rows=found))
-    kinds = Counter((LAYER.sub("*", name), shape, dtype) for name, shape, dtype in tensors(folder))
-    out.print(table("tensor", "how many", "shape", "type", rows=[
-        [name, str(many), " x ".join(map(str, shape)), dtype] for (name, shape, dtype), many in kinds.items()]))
-
-
-def tensors(folder: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    """Name, shape and type of every tensor, read from the headers alone."""
-    for path in weight_files(folder):
-        try:
-            with safe_open(path, "numpy") as file:
-                for name in file.keys():  # noqa: SIM118  (not a dict: it cannot be iterated over)
-                    part = file.get_slice(name)
-                    yield name, tuple(part.get_shape()), part.get_dtype()
-        except SafetensorError as error:
-            raise InputError("a weight file cannot be read", where=str(path), why=str(error)) from error
 
 
 # --- documents ----------------------------------------------------------------------------------------------------
@@ -214,6 +176,9 @@ def parsed(row: dict, where: str) -> object:
 
 
 def as_json(path: Path) -> dict:
-    """A finished stage's record, or a run's summary."""
-    summary = Path(path) / "summary.json"
-    return json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else open_artifact(path).record
+    """A run's summary, or a finished stage's record with what its model is, or what a model folder is."""
+    path = Path(path)
+    if (path / "summary.json").is_file():
+        return json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    model = {"model": describe(path)} if weight_files(path) else {}
+    return model if model and not is_done(path) else open_artifact(path).record | model

@@ -38,6 +38,8 @@ STAGES = {
                     "bloomery shards data=docs tokenizer=vocabulary out=tokens"),
     "pretrain": Stage("bloomery.pretrain.run", "Train a language model from nothing on token shards.",
                       "bloomery pretrain data=tokens tokenizer=vocabulary steps=500 out=base"),
+    "extend": Stage("bloomery.pretrain.extend", "Teach a model to read a longer context: PI, NTK or YaRN.",
+                    "bloomery extend model=base data=tokens context=2048 steps=400 out=long"),
     "sft": Stage("bloomery.instruct.run", "Teach a model to answer, from conversations.",
                  "bloomery sft model=base data=facts steps=200 out=assistant"),
     "dpo": Stage("bloomery.align.preference", "Prefer the better of two answers: direct preference optimisation.",

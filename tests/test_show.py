@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from miniature import small_run, write_rows
 from rich.console import Console
+from safetensors.torch import load_file
 
-from bloomery import cli, lessons, show
+from bloomery import cli, lessons
 from bloomery.core.records import Message, Preference
 from bloomery.data.batch import forest, sequence
 from bloomery.text.chat import Renderer
@@ -121,14 +122,15 @@ def test_a_lesson_that_is_gone_is_said_to_be(shown, in_room, tmp_path):
 
 def test_a_model_is_its_shape(shown, in_room):
     out = shown("base")
-    for row in (("vocabulary", "300"), ("context", "128"), ("depth", "1"), ("tokenizer", "300 ids"),
+    for row in (("blocks", "1 of width 64"), ("context", "128 tokens"), ("attention", "multi-head, 1 head of 64"),
+                ("head", "the embedding itself (tied)"), ("chat template", "chatml"), ("tokenizer", "300 ids, BPE"),
+                ("cache", "256 bytes a token in bf16, 32.8 kB at full context"), ("positions", "rotary, base 10k"),
                 ("model.embed_tokens.weight", "1", "300 x 64", "F32"),
                 ("model.layers.*.self_attn.q_proj.weight", "1", "64 x 64", "F32")):
         assert any(line.split() == " ".join(row).split() for line in out.splitlines()), row
     assert "<|endoftext|> 0, <|im_start|> 1, <|im_end|> 2" in out
-    found = sum(rows * columns for _, (rows, columns), _ in
-                ((n, (*s, 1)[:2], d) for n, s, d in show.tensors(next(in_room.glob("base-*")))))
-    assert f"parameters           {found / 1e3:.1f}k" in out
+    found = load_file(next(in_room.glob("base-*")) / "model.safetensors")
+    assert f"LlamaForCausalLM, {sum(w.numel() for w in found.values()) / 1e3:.1f}k parameters" in out
 
 
 def test_a_damaged_model_is_an_error(shown, in_room, tmp_path):

@@ -24,6 +24,7 @@ from bloomery.data.batch import Batch
 from bloomery.data.formats import preferences
 from bloomery.data.packing import best_fit_decreasing
 from bloomery.data.stream import Stream, samples
+from bloomery.generate.preview import preview
 from bloomery.losses.preference import PAIRWISE
 from bloomery.model.transformer import Transformer
 from bloomery.train.objective import Metrics, Objective, answer_logps, score_answers
@@ -127,6 +128,7 @@ def run(config: Config, out: Path) -> dict:
 
     stream = paired(pairs, reference, size=config.pairs, micro_tokens=config.micro_tokens, seed=config.seed)
     objective = preference(config.loss, beta=config.beta, smoothing=config.smoothing, nll=config.nll)
-    state = train(model, config, out, name=config.loss, stream=stream, objective=objective, validate=validate)
-    export(model, renderer, out)
+    state = train(model, config, out, name=config.loss, stream=stream, objective=objective, validate=validate,
+                  preview=config.sample_every and preview(config.sample_prompts, renderer, context=model.config.context))
+    export(state.model, renderer, out)
     return {**counts, "quarantined": len(quarantine), "tokens": state.tokens, **state.best}

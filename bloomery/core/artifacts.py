@@ -13,14 +13,16 @@ import resource
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bloomery import __version__
+from bloomery.core.config import differences
 from bloomery.core.errors import BloomeryError, GateError, InputError
+from bloomery.core.metrics import say
 
 HASH_DIGITS = 10
 MARGIN_BYTES = 256 * 2**20          # free space below which no stage is started
@@ -147,35 +149,43 @@ def verify(folder: Path) -> int:
 
 
 def produce(folder: Path, *, stage: str, verb: str, key: str, config: dict, parents: dict[str, str],
-            build: Callable[[Path], dict[str, Any]]) -> Artifact:
+            build: Callable[[Path], dict[str, Any]], origin: dict | None = None, fixed: Iterable[str] = (),
+            adopt: bool = False) -> Artifact:
     """Make a stage's folder with `build(folder) -> metrics`, or return it when it is already done.
 
     `key` is the hash of configuration and inputs.  A folder of another key is refused, an unfinished one of the same
-    key is gone on with, and a second process is refused while the first lives.
+    key is gone on with, and a second process is refused while the first lives.  `origin` is what the key is the hash
+    of; with it the refusal names what has changed, and `adopt` goes on with an unfinished folder after a change of
+    anything but `fixed`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder):
         begun = folder / ".begun"
         owner = json.loads(begun.read_text()) if begun.exists() else None
-        if (owner and owner["hash"] != key) or (not owner and file_names(folder)):
-            holds = f"{owner['verb']} {owner['hash']}" if owner else "files we did not make"
-            raise InputError("the output folder belongs to something else", where=str(folder),
-                             why=f"it holds {holds}, not {verb} {key}",
-                             hint="choose another out=FOLDER, or remove this one")
+        if not owner and file_names(folder):
+            raise belongs_elsewhere(folder, f"it holds files we did not make, not {verb} {key}")
+        if owner and owner["hash"] != key:
+            changed = changes(owner, verb, origin or {})
+            impossible = [line for name, line in changed.items() if within(name, fixed)]
+            if not adopt or is_done(folder) or owner["verb"] != verb or not changed or impossible:
+                raise belongs_elsewhere(folder, refusal(owner, f"{verb} {key}", changed, impossible),
+                                        adoptable=bool(changed) and not impossible and not is_done(folder))
+            say(f"goes on with what has changed: {'; '.join(changed.values())}")
         if is_done(folder):
             return open_artifact(folder)
         check_space(folder)
         for leftover in sorted(folder.glob(".tmp-*")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         attempts = (owner["attempts"] if owner else 0) + 1
-        write_atomic(begun, json.dumps({"hash": key, "verb": verb, "attempts": attempts}))
+        mine = {"hash": key, "verb": verb, "attempts": attempts, "origin": origin}
+        write_atomic(begun, json.dumps(mine))
         start, seconds_before = time.monotonic(), (owner or {}).get("seconds", 0.0)
         try:
             metrics = build(folder)
         finally:                                            # a stop by request is counted, a kill -9 cannot be
             seconds = seconds_before + time.monotonic() - start
-            write_atomic(begun, json.dumps({"hash": key, "verb": verb, "attempts": attempts, "seconds": seconds}))
+            write_atomic(begun, json.dumps(mine | {"seconds": seconds}))
         record = {"schema": 1, "stage": stage, "verb": verb, "hash": key, "version": __version__, "config": config,
                   "parents": parents, "attempts": attempts, "seconds": round(seconds, 3),
                   "peak_memory_gb": round(peak_memory_gb(), 3), "metrics": metrics}
@@ -183,6 +193,33 @@ def produce(folder: Path, *, stage: str, verb: str, key: str, config: dict, pare
         files = {name: (os.path.getsize(folder / name), file_hash(folder / name)) for name in file_names(folder)}
         write_atomic(folder / "DONE", json.dumps({"files": files}, indent=1))
         return Artifact(folder, record)
+
+
+def changes(owner: dict, verb: str, origin: dict) -> dict[str, str]:
+    """What differs between what began a folder and what would go on with it, a line each by its dotted name."""
+    before = owner.get("origin") or {}
+    if not before or not origin or owner["verb"] != verb:
+        return {}
+    configs = differences(before["config"], origin["config"])
+    contents = differences(before["inputs"], origin["inputs"])
+    return {name: f"{name}: {json.dumps(old)} -> {json.dumps(new)}" for name, (old, new) in configs.items()} | \
+        {name: f"{name}: its content has changed" for name in contents if name not in configs}
+
+
+def within(name: str, tables: Iterable[str]) -> bool:
+    return any(name == table or name.startswith(f"{table}.") for table in tables)
+
+
+def refusal(owner: dict, wanted: str, changed: dict[str, str], impossible: list[str]) -> str:
+    if impossible:
+        return f"{'; '.join(impossible)}: its checkpoints would not fit"
+    return "; ".join(changed.values()) or f"it holds {owner['verb']} {owner['hash']}, not {wanted}"
+
+
+def belongs_elsewhere(folder: Path, why: str, *, adoptable: bool = False) -> InputError:
+    hint = "choose another out=FOLDER, or remove this one"
+    return InputError("the output folder belongs to something else", where=str(folder), why=why,
+                      hint=f"{hint}; a training stage goes on with accept_change=true" if adoptable else hint)
 
 
 def peak_memory_gb() -> float:

@@ -39,6 +39,16 @@ Input = Annotated[str, Reads()]
 
 
 @dataclass(frozen=True)
+class Free:
+    """Marks an option that cannot change a result: how often to save, what to show. Content hashes leave it out."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Marks an option that an unfinished run cannot change even if asked to: its checkpoints would not fit."""
+
+
+@dataclass(frozen=True)
 class Problem:
     """One thing wrong with a configuration: where it stands and what to do about it."""
 
@@ -189,7 +199,7 @@ def default_text(field: FieldInfo) -> str:
     """A field's default as it would be written in a recipe; `required` when there is none."""
     if field.is_required():
         return "required"
-    value = field.get_default(call_default_factory=True)
+    value = field.get_default(call_default_factory=True, validated_data={})
     if value is PydanticUndefined or value is None or value == "":
         return "-"
     return value if isinstance(value, str) else toml_value(json.loads(json.dumps(value, default=str)))
@@ -231,6 +241,41 @@ def marked(value: Any, annotation: Any, keys: Keys) -> Iterator[tuple[Keys, str]
         yield from inputs(annotation, value, keys)
 
 
+def essential(config: Settings) -> dict[str, Any]:
+    """A configuration as JSON values without what is `Free`: what its result is a function of."""
+    return without_free(type(config), config.model_dump(mode="json"))
+
+
+def without_free(model: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
+    kept = {}
+    for name, value in values.items():
+        field = model.model_fields[name]
+        if not any(isinstance(mark, Free) for mark in field.metadata):
+            inner = models_in(field.annotation)
+            kept[name] = without_free(inner[0], value) if len(inner) == 1 and isinstance(value, dict) and \
+                value.keys() <= inner[0].model_fields.keys() else value
+    return kept
+
+
+def fixed(model: type[Settings], prefix: str = "") -> list[str]:
+    """The dotted names of options marked `Fixed`; a marked table stands for all that is in it."""
+    names = []
+    for name, field in model.model_fields.items():
+        if any(isinstance(mark, Fixed) for mark in field.metadata):
+            names.append(prefix + name)
+        else:
+            names += [found for inner in models_in(field.annotation) for found in fixed(inner, f"{prefix}{name}.")]
+    return names
+
+
+def differences(before: Any, after: Any, keys: Keys = ()) -> dict[str, tuple[Any, Any]]:
+    """Dotted names of values that differ between two JSON values, with both; None where one has nothing."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return {name: pair for key in sorted(before.keys() | after.keys())
+                for name, pair in differences(before.get(key), after.get(key), (*keys, key)).items()}
+    return {} if before == after else {dotted(keys): (before, after)}
+
+
 # --- problems in words --------------------------------------------------------------------------------------------
 
 def check(model: type[Settings], values: dict[str, Any], *, locate: Callable[[Keys], str],
@@ -245,6 +290,8 @@ def check(model: type[Settings], values: dict[str, Any], *, locate: Callable[[Ke
     except ValidationError as error:
         by_place: dict[Keys, list[str]] = {}
         for found in error.errors(include_url=False):
+            if found["type"] == "default_factory_not_called":       # follows from a wrong value: no problem of its own
+                continue
             keys = place(values, found["loc"], found["type"])
             message = in_words(found, model, keys, prefix)
             if message not in by_place.setdefault(keys, []):

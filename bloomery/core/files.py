@@ -370,4 +370,5 @@ def write_jsonl(path: Path, values: Iterable[dict]) -> int:
 
 
 READERS = {".jsonl": read_jsonl, ".jsonl.gz": read_jsonl, ".json": read_json, ".parquet": read_parquet,
-           ".csv": read_csv, ".txt": read_text, ".txt.gz": read_text}
+           ".csv": read_csv, ".txt": read_text, ".txt.gz": read_text,
+           ".tokens": read_text, ".tokens.gz": read_text}                               # WikiText's own name for text

@@ -5,23 +5,25 @@ Progress goes to stderr, so that stdout stays the command's result.
 """
 
 import json
+import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 
 T = TypeVar("T")
-console = Console(stderr=True, highlight=False)
+Listener = Callable[[int, dict[str, float | str]], object]      # is told every row: (step, values)
+console = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")    # one rank speaks
 
 
 def say(text: str) -> None:
     """One line of progress for a person, on stderr; markup is not interpreted."""
     if console.is_terminal:
         console.print(text, markup=False)
-    else:
+    elif not console.quiet:
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
 
@@ -36,11 +38,24 @@ def shorten(value: float) -> str:
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
-class MetricLog:
-    """The metrics of one stage: `log(step, loss=...)` writes a row and, at most every two seconds, a console line."""
+def duration(seconds: float) -> str:
+    """12 s, 3 min 20 s, 5 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
-    def __init__(self, folder: Path, *, name: str, resume_step: int = 0, every: float = 2.0):
+
+class MetricLog:
+    """The metrics of one stage: `log(step, loss=...)` writes a row and, at most every two seconds, a console line.
+
+    Every row is also told to the `listeners`, which then say what is to be said in place of that line.
+    """
+
+    def __init__(self, folder: Path, *, name: str, resume_step: int = 0, every: float = 2.0,
+                 listeners: tuple[Listener, ...] = ()):
         self.path, self.name, self.every = Path(folder) / "metrics.jsonl", name, every
+        self.listeners = listeners
         self._last_said = 0.0
         kept = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
         if resume_step:
@@ -52,7 +67,9 @@ class MetricLog:
         """Write one row; floats are kept exact. `quiet` keeps it off the console."""
         self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
         self._file.flush()
-        if not quiet and time.monotonic() - self._last_said >= self.every:
+        for listener in self.listeners:
+            listener(step, values)
+        if not (quiet or self.listeners) and time.monotonic() - self._last_said >= self.every:
             self._last_said = time.monotonic()
             shown = "  ".join(f"{key} {shorten(v) if isinstance(v, (int, float)) else v}" for key, v in values.items())
             say(f"  {self.name} {step}: {shown}")

@@ -15,9 +15,11 @@ TOKENS = 8192           # tokens a batch
 def document_runs(shard: Shard, index: int, context: int) -> list[Run]:
     """One document as runs of at most `context` tokens; each sees an end-of-text or the last token before it.
 
-    The end-of-text is read first and predicted last, so that all tokens of the document and its end are scored.
+    The end-of-text is read first and predicted last, so that all tokens of the document and its end are scored; without
+    one there is nothing to predict the first token from.
     """
-    tokens = np.concatenate([[shard.eos], shard.document(index)]).astype(np.int64)
+    before = [] if shard.eos is None else [shard.eos]
+    tokens = np.concatenate([before, shard.document(index)]).astype(np.int64)
     pieces = [tokens[a:a + context + 1].tolist() for a in range(0, len(tokens) - 1, context)]
     return [Run(piece[:-1], piece[1:], [1.0] * (len(piece) - 1)) for piece in pieces]
 
@@ -37,10 +39,24 @@ def corpus_bits_per_byte(shard: Shard, score: Callable[[list[Batch]], tuple[floa
     """`val_loss` (nats a token), `val_perplexity` and `val_bpb` of the documents that hold the first `limit` tokens.
 
     Perplexity is of the whole corpus, never a mean over documents; bytes do not count the end-of-text, its nats do.
+    Token files of other tools do not say how many bytes they stand for: no `val_bpb` then.
     """
     last = len(shard.ends) if limit is None else int(np.searchsorted(shard.ends, limit)) + 1
     chosen = range(min(last, len(shard.ends)))
     with torch.no_grad():
         nats, tokens = score(batches([run for i in chosen for run in document_runs(shard, i, context)]))
-    return {"val_loss": nats / tokens, "val_perplexity": perplexity(nats, tokens),
-            "val_bpb": bits_per_byte(nats, int(shard.bytes_[:len(chosen)].sum()))}
+    found = {"val_loss": nats / tokens, "val_perplexity": perplexity(nats, tokens)}
+    known = {} if shard.bytes_ is None else {"val_bpb": bits_per_byte(nats, int(shard.bytes_[:len(chosen)].sum()))}
+    return found | known
+
+
+def domain_metrics(measured: dict[str, dict[str, float]], shares: dict[str, float]) -> dict[str, float]:
+    """`val_loss` and `val_bpb`, means over domains by share of the training data; `val_loss/web` and so on of each.
+
+    That mean loss is what training on the mixture minimises; `val_perplexity` is its exponential.
+    """
+    total = sum(shares[name] for name in measured)
+    means = {metric: sum(shares[name] * values[metric] for name, values in measured.items()) / total
+             for metric in ("val_loss", "val_bpb") if all(metric in values for values in measured.values())}
+    return means | {"val_perplexity": perplexity(means["val_loss"], 1)} | {
+        f"{metric}/{name}": value for name, values in measured.items() for metric, value in values.items()}

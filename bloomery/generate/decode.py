@@ -50,7 +50,7 @@ def steps(model: Transformer, prompts: list[list[int]], *, ends: set[int], max_t
         hidden = model(torch.tensor([i for ids in fed for i in ids]), positions, cache)
         cache.advance()
         last = torch.tensor([len(ids) for ids in fed]).cumsum(0) - 1
-        chosen = sample(model.logits(hidden[last]), how, generator).tolist()
+        chosen = sample(model.logits(hidden[last]).cpu(), how, generator).tolist()
         got = dict(zip(live, chosen, strict=True))
         yield got
         live = [row for row, token in got.items() if token not in ends and cache.lengths[row] < capacity]

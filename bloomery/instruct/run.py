@@ -19,6 +19,7 @@ from bloomery.data.formats import conversations
 from bloomery.data.packing import best_fit_decreasing
 from bloomery.data.stream import Stream, samples
 from bloomery.data.validation import batches as in_order
+from bloomery.generate.preview import preview
 from bloomery.model.transformer import Transformer
 from bloomery.text.chat import Renderer
 from bloomery.train.objective import causal_lm, total_nll
@@ -94,6 +95,7 @@ def run(config: Config, out: Path) -> dict:
         return {"val_loss": nats / tokens}
 
     stream = packed(runs, examples=config.examples, micro_tokens=config.micro_tokens, seed=config.seed)
-    state = train(model, config, out, name="sft", stream=stream, objective=causal_lm, validate=validate)
-    export(model, renderer, out)
+    state = train(model, config, out, name="sft", stream=stream, objective=causal_lm, validate=validate,
+                  preview=config.sample_every and preview(config.sample_prompts, renderer, context=context))
+    export(state.model, renderer, out)
     return {**counts, "quarantined": len(quarantine), "tokens": state.tokens, **state.best}

@@ -2,7 +2,7 @@
 
     loss = sum_t w_t * -log softmax(logits_t)[y_t]  /  sum_t w_t
 
-The fused form that never holds all logits is `linear_ce.py`; this one is the definition.
+The fused form that never holds all logits is `linear_ce.py`; these are the definitions.
 """
 
 import math
@@ -17,6 +17,19 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     """-log p of each target, (N,) nats in at least fp32, from logits (N, V)."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return wide.logsumexp(-1) - wide.gather(-1, targets[:, None])[:, 0]
+
+
+def smoothed(targets: Tensor, classes: int, smoothing: float) -> Tensor:
+    """Targets under label smoothing, (N, V): (1 - e) onehot + e / V. Szegedy et al. 2016, section 7."""
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"label smoothing must be in [0, 1], got {smoothing}")
+    uniform = torch.full((len(targets), classes), smoothing / classes, dtype=torch.float64, device=targets.device)
+    return uniform.scatter_add_(-1, targets[:, None], torch.full_like(uniform[:, :1], 1 - smoothing))
+
+
+def soft_nll(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Cross-entropy with a distribution instead of one target, (N,) nats: - sum_v q_v log p_v."""
+    return -(logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1) * wanted).sum(-1)
 
 
 def shifted(labels: Tensor) -> Tensor:

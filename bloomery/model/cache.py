@@ -8,8 +8,10 @@ itself.
 import torch
 from torch import Tensor
 
+from bloomery.model.blocked import Sees
 from bloomery.model.config import ModelConfig
-from bloomery.model.dot_product import PLAIN, Scoring, padded_attention
+from bloomery.model.dot_product import PLAIN, Scoring
+from bloomery.model.padded import padded_attention
 
 
 class Cache:
@@ -39,7 +41,7 @@ class Cache:
         self._column = (before[:, None] + place).flatten()[self._real]
         self._seen = int((before + sizes).max())
         columns = torch.arange(self._seen)
-        self._mask = (columns <= (before[:, None] + place)[..., None])[:, None]          # (B, 1, T, S)
+        self._back = (before[:, None] + place)[:, None, :, None] - columns               # (B, 1, T, S) tokens ago
         return self._column
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring = PLAIN) -> Tensor:
@@ -50,7 +52,9 @@ class Cache:
         padded = q.new_zeros(len(self._slots) * max(self._counts), *q.shape[1:])
         padded[self._real] = q
         rows = padded.unflatten(0, (len(self._slots), -1)).transpose(1, 2)               # (B, H, T, E)
-        seen = padded_attention(rows, keys[slots, :, :self._seen], values[slots, :, :self._seen], self._mask)
+        hidden = self._back < 0 if scoring.window is None else (self._back < 0) | (self._back >= scoring.window)
+        seen = padded_attention(rows, keys[slots, :, :self._seen], values[slots, :, :self._seen],
+                                Sees(causal=False, hidden=hidden), scoring)
         return seen.transpose(1, 2).flatten(0, 1)[self._real]
 
     def advance(self) -> None:

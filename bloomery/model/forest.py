@@ -1,21 +1,27 @@
 """Attention inside a training batch: a forest of token runs, nothing padded outside this file.
 
 Run i is tokens[start[i]:start[i+1]]; a token sees the earlier tokens of its own run and every token of its ancestors.
-A packed pretraining row is a list of roots, a prompt with two answers one root with two children.  Two backends say the
-same: `dense` builds the (N, N) mask and is the oracle in tests; `cpu` gathers runs of similar length into padded rows
-just for the attention call and scatters the result back.
+A packed pretraining row is a list of roots, a prompt with two answers one root with two children.  `DenseForest` builds
+the (N, N) mask and is the oracle in tests.  `Forest` gathers runs of similar length into padded rows just for the
+attention call, and the queries of all that continues a run into rows over that run (`tree.py`); on a GPU it is
+FlexAttention (`flex.py`).
 """
 
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from bloomery.model.dot_product import PLAIN, Scoring, attention, padded_attention
+from bloomery.model.blocked import Sees
+from bloomery.model.dot_product import PLAIN, Scoring, attention
+from bloomery.model.flex import BlockMask, Paths, block_mask, flex
+from bloomery.model.padded import padded_attention
+from bloomery.model.tree import Piece, Rows, tree_attention
 
-WASTE = 1.25            # padded rows of a group may hold this much more than its tokens before a new group is begun
-ROWS_STEP, WIDTH_STEP = 8, 16   # rows and widths are rounded up to these, so that few shapes occur (see `linear.py`)
+WIDTH_STEP = 16         # rows are at least this much apart in length, so that few shapes occur (see `linear.py`)
 
 
 @dataclass(frozen=True)
@@ -44,9 +50,47 @@ class Segments:
         return chains
 
     @cached_property
+    def offsets(self) -> list[int]:
+        """Where every run begins on its own path: the tokens of its ancestors."""
+        offsets: list[int] = []
+        for run, parent in enumerate(self.parent.tolist()):
+            first, end = self.runs[parent] if parent >= 0 else (0, 0)
+            offsets.append(offsets[parent] + end - first if self.chains[run] else 0)
+        return offsets
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Where every token stands on its own path, (N,) int64."""
+        return torch.cat([torch.arange(offset, offset + end - first)
+                          for (first, end), offset in zip(self.runs, self.offsets, strict=True)])
+
+    @cached_property
+    def paths(self) -> Paths:
+        """The forest as FlexAttention's mask reads it."""
+        sizes = [1] * len(self.runs)                            # runs that continue a run, itself included
+        for run in reversed(range(len(sizes))):
+            for ancestor in self.chains[run][-1:]:
+                sizes[ancestor] += sizes[run]
+        enter, free = [0] * len(sizes), 0
+        following = [0] * len(sizes)                            # the number of a run's next child
+        for run, chain in enumerate(self.chains):
+            enter[run] = following[chain[-1]] if chain else free
+            if chain:
+                following[chain[-1]] += sizes[run]
+            else:
+                free += sizes[run]
+            following[run] = enter[run] + 1
+        first, count = torch.tensor(enter), torch.tensor([end - start for start, end in self.runs])
+        return Paths(first.repeat_interleave(count), (first + torch.tensor(sizes)).repeat_interleave(count),
+                     self.positions, self.causal)
+
+    @cached_property
     def length(self) -> int:
         """Tokens of all runs, N."""
         return int(self.start[-1])
+
+    def to(self, device: torch.device | str) -> "Segments":
+        return replace(self, start=self.start.to(device), parent=self.parent.to(device))
 
 
 def roots(lengths: list[int], *, causal: bool = True) -> Segments:
@@ -55,7 +99,7 @@ def roots(lengths: list[int], *, causal: bool = True) -> Segments:
     return Segments(start, torch.full((len(lengths),), -1, dtype=torch.int32), causal)
 
 
-def dense_mask(segments: Segments) -> Tensor:
+def dense_mask(segments: Segments, window: int | None = None) -> Tensor:
     """Who sees whom, (N, N) bool: row sees column."""
     mask = torch.zeros(segments.length, segments.length, dtype=torch.bool)
     for (first, end), chain in zip(segments.runs, segments.chains, strict=True):
@@ -63,97 +107,102 @@ def dense_mask(segments: Segments) -> Tensor:
         mask[first:end, first:end] = own.tril() if segments.causal else own
         for ancestor in chain:
             mask[first:end, slice(*segments.runs[ancestor])] = True
-    return mask
+    if window is None:
+        return mask
+    return mask & (segments.positions[:, None] - segments.positions < window)
 
 
 class DenseForest:
     """The oracle: one (N, N) mask."""
 
     def __init__(self, segments: Segments):
-        self.mask = dense_mask(segments)
+        self.segments = segments
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring = PLAIN) -> Tensor:
-        q, k, v = (x.transpose(0, 1) for x in (q, k, v))                                 # (H, N, E), (K, N, E) twice
-        return attention(q, k, v, self.mask.to(q.device)).transpose(0, 1)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Runs of similar length as padded rows: where their queries and keys lie in the flat tokens."""
-
-    queries: Tensor         # (B, T) int64 flat index; padding repeats the run's first token
-    keys: Tensor            # (B, S) int64 flat index
-    mask: Tensor | None     # (B, 1, T, S) bool, or None for causal rows without ancestors
-    real: Tensor            # (B*T,) int64 where the real queries stand in the flattened rows
-    flat: Tensor            # the same queries' flat indices
+        mask = dense_mask(self.segments, scoring.window).to(q.device)
+        return attention(*(x.transpose(0, 1) for x in (q, k, v)), mask, scoring).transpose(0, 1)
 
 
 class Forest:
-    """The CPU backend: equal roots are a view, everything else is gathered into padded rows group by group."""
+    """The fast form. Equal roots are a view; everything else is pieces, made once for all layers with one window."""
 
     def __init__(self, segments: Segments):
+        self.segments, self.count = segments, len(segments.runs)
         lengths = {end - first for first, end in segments.runs}
-        self.count = len(segments.runs)
         self.uniform = len(lengths) == 1 and segments.causal and not any(segments.chains)
-        self.groups = [] if self.uniform else [rows(segments, group) for group in groups(segments)]
+        self._pieces: dict[tuple, list[Piece]] = {}             # by window and heads
+        self._masks: dict[int | None, BlockMask] = {}           # by window
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring = PLAIN) -> Tensor:
+        if q.is_cuda:
+            if scoring.window not in self._masks:
+                self._masks[scoring.window] = block_mask(self.segments.paths, scoring.window, q.device)
+            return flex(q, k, v, self._masks[scoring.window], scoring)
         if self.uniform:
             q, k, v = (x.unflatten(0, (self.count, -1)).transpose(1, 2) for x in (q, k, v))      # (R, heads, T, E)
-            return padded_attention(q, k, v, None).transpose(1, 2).flatten(0, 1)
-        pieces = []
-        for group in self.groups:
-            padded_q = gathered(q, group.queries)                                        # (B, H, T, E)
-            padded_k, padded_v = gathered(k, group.keys), gathered(v, group.keys)        # (B, K, S, E)
-            seen = padded_attention(padded_q, padded_k, padded_v, group.mask)
-            pieces.append(seen.transpose(1, 2).flatten(0, 1).index_select(0, group.real))
-        order = torch.cat([group.flat for group in self.groups])
-        return torch.empty_like(q).index_copy(0, order, torch.cat(pieces))
+            return padded_attention(q, k, v, Sees(window=scoring.window), scoring).transpose(1, 2).flatten(0, 1)
+        kind = scoring.window, q.shape[1], k.shape[1]
+        if kind not in self._pieces:
+            self._pieces[kind] = pieces(self.segments, *kind)
+        return tree_attention(q, k, v, self._pieces[kind], scoring)
 
 
-def gathered(x: Tensor, index: Tensor) -> Tensor:
-    """Tokens of x (N, heads, E) as rows: (B, heads, T, E) by index (B, T). Its gradient is one indexed sum."""
-    return x.index_select(0, index.flatten()).unflatten(0, index.shape).transpose(1, 2)
+def width(tokens: int) -> int:
+    """A length rounded up to one of eight an octave: few shapes, and 6 % of padding on average."""
+    step = max(WIDTH_STEP, 1 << tokens.bit_length() >> 4)
+    return -(-tokens // step) * step
 
 
-def groups(segments: Segments) -> list[list[int]]:
-    """Runs sorted by length and cut where padding to the longest would waste more than `WASTE` allows.
+def padded(tokens: Sequence[Tensor], heads: int) -> Rows:
+    """Lists of flat indices as rows as wide as the longest needs."""
+    wide = width(max(map(len, tokens)))
+    index = torch.stack([torch.cat([t, t[:1].expand(wide - len(t))]) for t in tokens])
+    return Rows(index, torch.arange(wide) < torch.tensor([len(t) for t in tokens])[:, None], heads)
 
-    Runs with and without ancestors never share a group: the latter need no mask.
+
+def pieces(segments: Segments, window: int | None, heads: int, key_heads: int) -> list[Piece]:
+    """Every run over itself, runs of similar length together; then over every run the queries of all that continues it.
+
+    A window drops the queries that have left a run behind, and the keys no query reaches.
     """
-    def size(run: int) -> tuple[bool, int, int]:
-        first, end = segments.runs[run]
-        context = sum(segments.runs[a][1] - segments.runs[a][0] for a in segments.chains[run])
-        return bool(context) or not segments.causal, end - first + context, end - first
+    tokens = [torch.arange(first, end) for first, end in segments.runs]
+    below: dict[int, list[int]] = defaultdict(list)             # runs that continue a run, not only its children
+    own: dict[tuple, list[Tensor]] = defaultdict(list)
+    over: dict[tuple, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    for run, chain in enumerate(segments.chains):
+        if len(tokens[run]):
+            own[any(len(tokens[a]) for a in chain), width(len(tokens[run]))].append(tokens[run])
+            for ancestor in chain:
+                below[ancestor].append(run)
+    for run, continued in below.items():
+        queries, keys = torch.cat([tokens[r] for r in continued]), tokens[run]
+        if window is not None and len(keys):
+            at = segments.positions
+            queries = queries[at[queries] - at[keys[-1]] < window]
+            keys = keys[at[queries].min() - at[keys] < window] if len(queries) else keys
+        if len(queries) and len(keys):
+            depth = len(segments.chains[run])
+            over[depth, width(len(keys)), width(len(queries))].append((queries, keys))
+    return [own_piece(segments, padded(group, heads), padded(group, key_heads), window, whole=not continues)
+            for (continues, _), group in own.items()] \
+        + [piece_over(segments, padded(queries, heads), padded(keys, key_heads), window)
+           for queries, keys in (zip(*group, strict=True) for _, group in sorted(over.items()))]
 
-    cut: list[list[int]] = []
-    total = 0
-    for run in sorted((r for r, (first, end) in enumerate(segments.runs) if end > first), key=size):
-        masked, keys, _ = size(run)
-        fits = cut and size(cut[-1][0])[0] == masked and (len(cut[-1]) + 1) * keys <= WASTE * (total + keys)
-        if not fits:
-            cut.append([])
-            total = 0
-        cut[-1].append(run)
-        total += keys
-    return cut
+
+def own_piece(segments: Segments, queries: Rows, keys: Rows, window: int | None, *, whole: bool) -> Piece:
+    """Runs over themselves. Padding stands behind the keys, so causal queries need no mask."""
+    if segments.causal:
+        sees = Sees(window=window if window and window < keys.index.shape[1] else None)
+    else:
+        sees = Sees(causal=False, hidden=~keys.real[:, None, None])
+    return Piece(queries, keys, sees, own=True, whole=whole)
 
 
-def rows(segments: Segments, group: list[int]) -> Rows:
-    """The padded rows of one group of runs."""
-    count = len(group)
-    group = [*group, *group[:1] * (-count % ROWS_STEP)]         # filled up with the first run, whose result is not read
-    own = [torch.arange(*segments.runs[run]) for run in group]
-    seen = [torch.cat([*(torch.arange(*segments.runs[a]) for a in segments.chains[run]), tokens])
-            for run, tokens in zip(group, own, strict=True)]
-    width, depth = (-(-max(map(len, which)) // WIDTH_STEP) * WIDTH_STEP for which in (own, seen))
-    queries = torch.stack([torch.cat([t, t[:1].expand(width - len(t))]) for t in own])
-    keys = torch.stack([torch.cat([t, t[:1].expand(depth - len(t))]) for t in seen])
-    real = torch.cat([torch.arange(len(t)) + row * width for row, t in enumerate(own[:count])])
-    mask = None
-    if not segments.causal or any(segments.chains[run] for run in group):
-        place, column = torch.arange(width)[:, None], torch.arange(depth)
-        real_key = torch.stack([(column < len(t)).expand(width, -1) for t in seen])      # (B, T, S)
-        past = torch.stack([column <= len(t) - len(mine) + place for mine, t in zip(own, seen, strict=True)])
-        mask = (real_key & past if segments.causal else real_key)[:, None]
-    return Rows(queries, keys, mask, real, queries.flatten()[real])
+def piece_over(segments: Segments, queries: Rows, keys: Rows, window: int | None) -> Piece:
+    """What continues a run, over that run."""
+    hidden = ~keys.real[:, None, None]                                                   # (B, 1, 1, S)
+    if window is not None:
+        at = segments.positions
+        far = at[queries.index][..., None] - at[keys.index][:, None] >= window           # (B, T, S)
+        hidden = hidden | far[:, None] if far.any() else hidden
+    return Piece(queries, keys, Sees(causal=False, hidden=hidden if hidden.any() else None), own=False, whole=False)

@@ -1,89 +1,245 @@
-"""Hugging Face `config.json` to `ModelConfig` and back, and weights under the names of either side."""
+"""Hugging Face `config.json` to `ModelConfig` and back.
 
-import torch
-from torch import Tensor
+A family is a list of aspects; each reads its part of a `config.json` and writes it.  A configuration is written as the
+first family that says it completely, which is tried: what it writes must read back as the same network.  One that no
+family can say (ReLU^2, post-norm, ...) has a form of its own, which only this package reads.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
 
 from bloomery.core.errors import InputError
-from bloomery.model.config import ModelConfig
-from bloomery.model.hf_names import FAMILIES
+from bloomery.model.config import ModelConfig, Rope
+from bloomery.model.hf_names import GEMMA2, GPT2, LLAMA, QWEN3
+from bloomery.model.hf_rope import read_rope, write_rope
+from bloomery.model.rope_scaling import ntk_base
 
-REFUSED = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}       # anything else changes the network
+OWN = "bloomery"                        # the model_type of networks no family can say
+NEEDED = object()                       # the default of a key without which there is no network
+
+
+class Aspect(NamedTuple):
+    """One thing a `config.json` says: read with a list for complaints about what we cannot do, and written."""
+
+    read: Callable[[dict, list[str]], dict[str, Any]]
+    write: Callable[[ModelConfig], dict[str, Any]]
+
+
+def renamed(**table: tuple[str, Any]) -> Aspect:
+    """Fields with another name: ours = (theirs, their default)."""
+    def read(hf: dict, odd: list[str]) -> dict[str, Any]:
+        odd += [f"missing {key}" for key, default in table.values() if default is NEEDED and hf.get(key) is None]
+        return {ours: hf.get(key, None if default is NEEDED else default) for ours, (key, default) in table.items()}
+
+    return Aspect(read, lambda config: {key: getattr(config, ours) for ours, (key, _) in table.items()})
+
+
+def always(**ours: Any) -> Aspect:
+    """What every model of a family has, without saying so."""
+    return Aspect(lambda hf, odd: ours, lambda config: {})
+
+
+def only(**theirs: Any) -> Aspect:
+    """Keys for which we know one value; anything else changes the network."""
+    def read(hf: dict, odd: list[str]) -> dict[str, Any]:
+        odd += [f"{key}={hf[key]!r}" for key, value in theirs.items() if hf.get(key, value) not in (value, None)]
+        return {}
+
+    return Aspect(read, lambda config: theirs)
+
+
+def activation(key: str, kinds: dict[str, str], default: str) -> Aspect:
+    """`kinds` is theirs -> ours; of several names for one function the first is written."""
+    def read(hf: dict, odd: list[str]) -> dict[str, Any]:
+        name = hf.get(key) or default
+        odd += [] if name in kinds else [f"{key}={name!r}"]
+        return {"activation": kinds.get(name)}
+
+    return Aspect(read, lambda config: {key: next((t for t, ours in kinds.items() if ours == config.activation), None)})
+
+
+def rope(fraction: float | None = None) -> Aspect:
+    return Aspect(partial(read_rope, fraction=fraction), write_rope)
+
+
+def heads(default: int | None = None, *, said: bool = True) -> Aspect:
+    """Key heads and the width of a head; where it is not `said`, a head is D / H wide."""
+    def read(hf: dict, odd: list[str]) -> dict[str, Any]:
+        count = hf.get("num_attention_heads") or 1
+        width = hf.get("head_dim") if said else None
+        return {"kv_heads": hf.get("num_key_value_heads") or count,
+                "head_width": width or default or (hf.get("hidden_size") or 0) // count}
+
+    return Aspect(read, lambda config: {"num_key_value_heads": config.kv_heads} |
+                  ({"head_dim": config.head_width} if said else {}))
+
+
+def llama_biases(hf: dict, odd: list[str]) -> dict[str, Any]:
+    attention, mlp = bool(hf.get("attention_bias")), bool(hf.get("mlp_bias"))
+    odd += ["mlp_bias=True without attention_bias"] if mlp and not attention else []
+    return {"biases": "all" if mlp else "attention" if attention else "none"}
+
+
+BIASES = Aspect(llama_biases, lambda config: {"attention_bias": config.biases in ("attention", "all"),
+                                              "mlp_bias": config.biases == "all"})
+ATTENTION_BIAS = Aspect(lambda hf, odd: {"biases": "attention" if hf.get("attention_bias") else "none"},
+                        lambda config: {"attention_bias": config.biases == "attention"})
+QKV_BIAS = Aspect(lambda hf, odd: {"biases": "qkv" if hf.get("use_qkv_bias") else "none"},
+                  lambda config: {"use_qkv_bias": config.biases == "qkv"})
+
+
+def windows(windowed: Callable[[dict, int], bool], *, switch: bool) -> Aspect:
+    """`sliding_window`, and which layers have it: `layer_types` where given, else what `windowed` says of a layer.
+
+    `switch`: Qwen's `use_sliding_window`, without which nothing else counts.
+    """
+    def read(hf: dict, odd: list[str]) -> dict[str, Any]:
+        depth, window = hf.get("num_hidden_layers") or 0, hf.get("sliding_window", 4096)
+        if not window or (switch and not hf.get("use_sliding_window")):
+            return {}
+        kinds = hf.get("layer_types")
+        odd += [f"layer type {kind!r}" for kind in sorted(set(kinds or ()) - {"sliding_attention", "full_attention"})]
+        has = [kind == "sliding_attention" for kind in kinds] if kinds else [windowed(hf, i) for i in range(depth)]
+        layers = tuple(layer for layer, yes in enumerate(has) if yes)
+        return {"window": window, "window_layers": None if len(layers) == depth else layers} if layers else {}
+
+    def write(config: ModelConfig) -> dict[str, Any]:
+        has = [config.windowed(layer) is not None for layer in range(config.depth)]
+        kinds = ["sliding_attention" if yes else "full_attention" for yes in has]
+        first = has.index(True) if any(has) else config.depth
+        return {"sliding_window": config.window, "layer_types": kinds} | (
+            {"use_sliding_window": any(has), "max_window_layers": first} if switch else {})
+
+    return Aspect(read, write)
+
+
+def gpt2_shape(hf: dict, odd: list[str]) -> dict[str, Any]:
+    width, count = hf.get("n_embd") or 0, hf.get("n_head") or 1
+    scaled = hf.get("scale_attn_weights", True)
+    return {"kv_heads": hf.get("n_head"), "head_width": width // count, "hidden": hf.get("n_inner") or 4 * width,
+            "score_width": None if scaled else 1.0}
+
+
+def gemma2_scale(hf: dict, odd: list[str]) -> dict[str, Any]:
+    scalar = hf.get("query_pre_attn_scalar", 256)
+    return {"score_width": None if scalar == hf.get("head_dim", 256) else scalar}
+
+
+SIZES = renamed(vocabulary=("vocab_size", NEEDED), context=("max_position_embeddings", NEEDED),
+                depth=("num_hidden_layers", NEEDED), width=("hidden_size", NEEDED),
+                heads=("num_attention_heads", NEEDED), hidden=("intermediate_size", NEEDED))
+RMS = renamed(norm_eps=("rms_norm_eps", 1e-6))
+UNTIED, TIED = (renamed(tied=("tie_word_embeddings", default)) for default in (False, True))
+GATES = {"silu": "swiglu", "gelu": "geglu", "gelu_pytorch_tanh": "geglu_tanh", "gelu_new": "geglu_tanh",
+         "swish": "swiglu"}
+PLAIN = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "relu2": "relu2", "gelu_pytorch_tanh": "gelu_tanh"}
+GATE = activation("hidden_act", GATES, "silu")
+QWEN_WINDOWS = windows(lambda hf, layer: layer >= hf.get("max_window_layers", 28), switch=True)
+
+
+@dataclass(frozen=True)
+class Family:
+    """An architecture of transformers: its class, its weight names, and what its `config.json` says."""
+
+    architecture: str
+    names: dict[str, list[str]]
+    aspects: list[Aspect]
+    prefix: str = "model."              # of every weight but the head; left out in folders of a bare trunk
+    transposed: bool = False            # matrices of blocks are (in, out)
+
+    def read(self, hf: dict, odd: list[str]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for aspect in self.aspects:
+            values |= aspect.read(hf, odd)
+        return values
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        hf: dict[str, Any] = {}
+        for aspect in self.aspects:
+            hf |= aspect.write(config)
+        return hf
 
 
 def to_config(hf: dict, *, where: str = "config.json") -> ModelConfig:
-    """Read a Llama `config.json`, in the `rope_scaling` form or the `rope_parameters` form of transformers 5."""
-    if hf.get("model_type") not in FAMILIES:
-        raise InputError(f"unsupported model_type {hf.get('model_type')!r}", where=where,
+    """Read a `config.json`; one `InputError` lists every option that is missing or that we cannot do."""
+    kind, odd = hf.get("model_type"), []
+    if kind not in FAMILIES and kind != OWN:
+        raise InputError(f"unsupported model_type {kind!r}", where=where,
                          why=f"the architectures known here are {', '.join(FAMILIES)}")
-    odd = [f"{key}={hf[key]!r}" for key, only in REFUSED.items() if hf.get(key, only) != only]
-    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        odd.append(f"rope type {kind!r}")
+    values = hf.get("network", {}) if kind == OWN else FAMILIES[kind].read(hf, odd)
     if odd:
         raise InputError("unsupported model options", where=where, why=", ".join(odd))
-    heads = hf["num_attention_heads"]
-    return ModelConfig(
-        vocabulary=hf["vocab_size"], context=hf["max_position_embeddings"], depth=hf["num_hidden_layers"],
-        width=hf["hidden_size"], heads=heads, kv_heads=hf.get("num_key_value_heads") or heads,
-        head_width=hf.get("head_dim") or hf["hidden_size"] // heads, hidden=hf["intermediate_size"],
-        rope_base=rope.get("rope_theta", hf.get("rope_theta", 10_000.0)), norm_eps=hf["rms_norm_eps"],
-        tied=hf.get("tie_word_embeddings", False))
+    try:
+        return ModelConfig.model_validate(values)
+    except ValidationError as error:
+        why = "; ".join(f"{'.'.join(map(str, found['loc']))} {found['msg']}".strip() for found in error.errors())
+        raise InputError("a model configuration that is not consistent", where=where, why=why) from error
 
 
-def from_config(config: ModelConfig, *, bos: int | None, eos: int | list[int] | None) -> dict:
-    """A `config.json` that transformers 4 and 5 both read."""
-    return {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": config.vocabulary,
-        "hidden_size": config.width, "intermediate_size": config.hidden, "num_hidden_layers": config.depth,
-        "num_attention_heads": config.heads, "num_key_value_heads": config.kv_heads, "head_dim": config.head_width,
-        "max_position_embeddings": config.context, "rms_norm_eps": config.norm_eps, "hidden_act": "silu",
-        "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0, "tie_word_embeddings": config.tied,
-        "rope_theta": config.rope_base, "rope_scaling": None,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
-        "bos_token_id": bos, "eos_token_id": eos, "torch_dtype": "float32", "dtype": "float32", "use_cache": True}
+def from_config(config: ModelConfig, *, bos: int | None = None, eos: int | list[int] | None = None,
+                pad: int | None = None, dtype: str = "float32") -> dict:
+    """A `config.json` that transformers 4 and 5 both read, where one of their families can say the network."""
+    kind = family_of(config)
+    if kind == OWN:
+        said = {"architectures": [OWN], "network": config.model_dump(mode="json")}
+    else:
+        said = {"architectures": [FAMILIES[kind].architecture]} | FAMILIES[kind].write(folded(config))
+    return said | {"model_type": kind, "bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad,
+                   "torch_dtype": dtype, "dtype": dtype, "use_cache": True}
 
 
-def names(config: ModelConfig, family: str = "llama") -> dict[str, list[str]]:
-    """Our name of every weight -> theirs, for a model of this shape. Tied weights appear once, as the embedding."""
-    table: dict[str, list[str]] = {}
-    for ours, theirs in FAMILIES[family].items():
-        if ours == "head.weight" and config.tied:
-            continue
-        for layer in range(config.depth) if "{l}" in ours else [0]:
-            table[ours.replace("{l}", str(layer))] = [name.replace("{l}", str(layer)) for name in theirs]
-    return table
+def family_of(config: ModelConfig) -> str:
+    """The first family that says this network, or `OWN`."""
+    wanted = folded(config)
+    for kind, family in FAMILIES.items():
+        odd: list[str] = []
+        values = family.read(family.write(wanted), odd)
+        if not odd and ModelConfig.model_validate(values) == wanted:
+            return kind
+    return OWN
 
 
-def export_weights(weights: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Our state dict under Hugging Face names, fused matrices split into theirs."""
-    e = config.head_width
-    parts = {"attention.qkv.weight": [config.heads * e, config.kv_heads * e, config.kv_heads * e],
-             "mlp.gate_up.weight": [config.hidden] * 2}
-    out = {}
-    for ours, theirs in names(config).items():
-        sizes = next((s for end, s in parts.items() if ours.endswith(end)), None)
-        pieces = weights[ours].split(sizes) if sizes else [weights[ours]]
-        out |= {name: piece.contiguous() for name, piece in zip(theirs, pieces, strict=True)}
-    return out
+def folded(config: ModelConfig) -> ModelConfig:
+    """The same network in the words of a folder: static NTK is a larger base, interleaved pairs are halves with their
+    rows in another order (see `hf_names.py`), and how weights began is forgotten."""
+    change: dict[str, Any] = {"residual_init": "scaled"}
+    if config.rope.type == "ntk":
+        change["rope_base"] = ntk_base(config.rope_base, config.rotary_width, config.rope.factor)
+        change["rope"] = Rope(fraction=config.rope.fraction)
+    if config.positions == "rope_interleaved":
+        change["positions"] = "rope"
+    if config.score_width == config.head_width:
+        change["score_width"] = None
+    return config.model_copy(update=change)
 
 
-def import_weights(theirs: dict[str, Tensor], config: ModelConfig, shapes: dict[str, torch.Size], *,
-                   where: str) -> dict[str, Tensor]:
-    """Hugging Face weights under our names; one error lists all missing, unexpected and misshaped ones."""
-    table = names(config)
-    wanted = {name for group in table.values() for name in group}
-    ignored = {"lm_head.weight"} if config.tied else set()
-    problems = [f"missing {name}" for name in sorted(wanted - set(theirs))]
-    problems += [f"unexpected {name}" for name in sorted(set(theirs) - wanted - ignored)
-                 if not name.endswith("rotary_emb.inv_freq")]
-    out = {}
-    for ours, group in table.items():
-        if all(name in theirs for name in group):
-            out[ours] = torch.cat([theirs[name] for name in group])
-            found, expected = tuple(out[ours].shape), tuple(shapes[ours])
-            if found != expected:
-                problems.append(f"{' + '.join(group)} has shape {found}, expected {expected}")
-    if problems:
-        raise InputError("weights do not fit the configuration", where=where, why="; ".join(problems))
-    return out
+FAMILIES = {
+    "llama": Family("LlamaForCausalLM", LLAMA, [SIZES, heads(), RMS, UNTIED, GATE, rope(), BIASES]),
+    "mistral": Family("MistralForCausalLM", LLAMA, [
+        SIZES, heads(), RMS, UNTIED, GATE, rope(), renamed(window=("sliding_window", 4096))]),
+    "qwen2": Family("Qwen2ForCausalLM", LLAMA, [
+        SIZES, heads(), RMS, UNTIED, GATE, rope(), QWEN_WINDOWS, always(biases="qkv")]),
+    "qwen3": Family("Qwen3ForCausalLM", QWEN3, [
+        SIZES, heads(128), RMS, UNTIED, GATE, rope(), QWEN_WINDOWS, ATTENTION_BIAS, always(qk_norm=True)]),
+    "gemma2": Family("Gemma2ForCausalLM", GEMMA2, [
+        SIZES, heads(256), RMS, TIED, activation("hidden_activation", GATES, "gelu_pytorch_tanh"), rope(),
+        windows(lambda hf, layer: layer % 2 == 0, switch=False), only(use_bidirectional_attention=False),
+        ATTENTION_BIAS,
+        Aspect(gemma2_scale, lambda config: {"query_pre_attn_scalar": config.score_width or config.head_width}),
+        renamed(softcap=("attn_logit_softcapping", 50.0), head_softcap=("final_logit_softcapping", 30.0)),
+        always(norm="rms_plus_one", norm_order="sandwich", scaled_embedding=True)]),
+    "stablelm": Family("StableLmForCausalLM", LLAMA, [
+        SIZES, heads(said=False), renamed(norm_eps=("layer_norm_eps", 1e-5)), UNTIED, GATE, rope(0.25), QKV_BIAS,
+        only(qk_layernorm=False, use_parallel_residual=False), always(norm="layer")]),
+    "gpt2": Family("GPT2LMHeadModel", GPT2, [
+        renamed(vocabulary=("vocab_size", NEEDED), context=("n_positions", NEEDED), depth=("n_layer", NEEDED),
+                width=("n_embd", NEEDED), heads=("n_head", NEEDED), norm_eps=("layer_norm_epsilon", 1e-5)), TIED,
+        Aspect(gpt2_shape, lambda config: {"n_inner": config.hidden, "scale_attn_weights": config.score_width is None}),
+        activation("activation_function", PLAIN, "gelu_new"),
+        only(scale_attn_by_inverse_layer_idx=False, add_cross_attention=False),
+        always(norm="layer", positions="learned", biases="all")], prefix="transformer.", transposed=True),
+}

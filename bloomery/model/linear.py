@@ -23,32 +23,35 @@ def rounded(x: Tensor, rows: int = ROWS) -> Tensor:
 
 
 class ShadowLinear(torch.autograd.Function):
-    """y = x W^T from the shadow of W, x (N, in); dW is returned in the dtype of W."""
+    """y = x W^T + b from the shadow of W, x (N, in); dW and db are returned in the dtype of W."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, shadow: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, shadow: Tensor, bias: Tensor | None) -> Tensor:
         wide = rounded(x)
         ctx.save_for_backward(wide, shadow)
         ctx.rows, ctx.weight_dtype = len(x), weight.dtype
-        return linear(wide, shadow)[:len(x)]
+        return linear(wide, shadow, None if bias is None else bias.to(x.dtype))[:len(x)]
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, Tensor | None]:
         x, shadow = ctx.saved_tensors
         grad = rounded(grad)
         dx = (grad @ shadow)[:ctx.rows] if ctx.needs_input_grad[0] else None
         dw = (grad.mT @ x).to(ctx.weight_dtype) if ctx.needs_input_grad[1] else None
-        return dx, dw, None
+        db = grad.sum(0, dtype=ctx.weight_dtype) if ctx.needs_input_grad[3] else None
+        return dx, dw, None, db
 
 
-class Linear(nn.Module):
-    """x (N, in) -> (N, out) without bias; `weight` is (out, in) as in Hugging Face folders."""
+class Linear(nn.Linear):
+    """x (N, in) -> (N, out); `weight` is (out, in) as in Hugging Face folders."""
 
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = False):
+        super().__init__(inputs, outputs, bias=bias)
         self._shadow: Tensor | None = None
         self._shadow_of = (-1, 0)
+
+    def reset_parameters(self) -> None:
+        """Nothing: weights are drawn by `init.py` or read from a folder, and no random number is spent here."""
 
     def compute_weight(self, dtype: torch.dtype) -> Tensor:
         """The weight in `dtype`, renewed only after it has changed; carries no gradient of its own."""
@@ -61,5 +64,5 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == self.weight.dtype:
-            return linear(x, self.weight)
-        return ShadowLinear.apply(x, self.weight, self.compute_weight(x.dtype))
+            return linear(x, self.weight, self.bias)
+        return ShadowLinear.apply(x, self.weight, self.compute_weight(x.dtype), self.bias)

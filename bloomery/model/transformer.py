@@ -13,34 +13,62 @@ from bloomery.model.block import Block
 from bloomery.model.config import ModelConfig
 from bloomery.model.init import initialise
 from bloomery.model.linear import Linear
-from bloomery.model.norms import RMSNorm
-from bloomery.model.positions import rope_frequencies, rope_table
+from bloomery.model.norms import NORMS
+from bloomery.model.positions import rope_table, sinusoidal
+from bloomery.model.rope_scaling import frequencies, temperature
 
 
 class Transformer(nn.Module):
-    """A Llama-style decoder. `compute` is the dtype of activations and matrix products; weights stay as they are."""
+    """A decoder. `compute` is the dtype of activations and matrix products; weights stay as they are."""
 
     def __init__(self, config: ModelConfig, *, seed: int | None = 0, compute: torch.dtype = torch.float32):
         super().__init__()
         self.config, self.compute = config, compute
         self.head = Linear(config.width, config.vocabulary)
         self.embedding = self.head if config.tied else Linear(config.width, config.vocabulary)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = RMSNorm(config.width, config.norm_eps)
+        if config.positions == "learned":
+            self.places = Linear(config.width, config.context)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
+        norm = NORMS[config.norm]
+        self.norm = nn.Identity() if config.norm_order == "post" else norm(config.width, config.norm_eps)
         if seed is not None:
-            initialise(self, depth=config.depth, seed=seed)
+            initialise(self, depth=config.depth, seed=seed, residual=config.residual_init, norm=norm.start)
 
     def forward(self, ids: Tensor, positions: Tensor, memory: Memory) -> Tensor:
         """Hidden states after the last norm, (N, D) in the compute dtype."""
-        x = embedding(ids, self.embedding.weight).to(self.compute)                       # (N, D)
-        wide = torch.promote_types(self.compute, torch.float32)
-        frequencies = rope_frequencies(self.config.head_width, self.config.rope_base, wide).to(positions.device)
-        cos, sin = rope_table(positions, frequencies, self.compute)
+        x = self.embedded(ids, positions)                                                # (N, D)
+        cos, sin = self.turns(positions)
         for layer, block in enumerate(self.blocks):
             x = block(x, cos, sin, memory, layer)
         return self.norm(x)
 
+    def embedded(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """What the first block reads: the tokens, and where they stand if that is added."""
+        x = self.look_up(ids)
+        if self.config.scaled_embedding:
+            x = x * self.config.width ** 0.5
+        if self.config.positions == "learned":
+            if not positions.is_cuda and int(positions.max()) >= self.config.context:
+                raise ValueError(f"position {int(positions.max())} is beyond the context, {self.config.context} tokens")
+            x = x + embedding(positions, self.places.weight)
+        elif self.config.positions == "sinusoidal":
+            x = x + sinusoidal(positions, self.config.width, dtype=x.dtype)
+        return x.to(self.compute)
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        """The tokens' vectors, (N, D); what replaces this knows where the rows of a split embedding are."""
+        return embedding(ids, self.embedding.weight)
+
+    def turns(self, positions: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """cos and sin of rotary positions, each (N, 1, pairs)."""
+        if not self.config.rotary:
+            return None, None
+        theta = frequencies(self.config, positions, torch.promote_types(self.compute, torch.float32))
+        return rope_table(positions, theta, self.compute, temperature(self.config.rope))
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token, (N, V) in at least fp32."""
         scores = self.head(hidden)
-        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        cap = self.config.head_softcap
+        return scores if cap is None else cap * (scores / cap).tanh()

@@ -1,8 +1,12 @@
-"""The tokenizer stage: byte-level BPE from a curated corpus, saved as a Hugging Face tokenizer folder."""
+"""The tokenizer stage: a vocabulary from a corpus, saved as a Hugging Face tokenizer folder.
 
+Byte-level BPE for models that are to be used; characters or words for yardsticks that are counted in them.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from bloomery.core.config import Input, Settings
@@ -11,43 +15,59 @@ from bloomery.core.metrics import say
 from bloomery.core.records import unit_hash
 from bloomery.pretrain.shards import corpus
 from bloomery.text.chat import Renderer
-from bloomery.text.tokenizer import train_tokenizer
+from bloomery.text.closed import characters, words
+from bloomery.text.tokenizer import SMALLEST, Tokenizer, train_tokenizer
+
+SIZE = 4096             # ids of a BPE vocabulary unless another number is given
 
 
 class Config(Settings):
     """Train a tokenizer."""
 
-    data: Input = Field(description="a curate stage's output, or any folder with documents.parquet")
-    vocabulary: int = Field(4096, ge=260, description="ids in all, 256 bytes and 3 control tokens included")
+    data: Input = Field(description="a curate stage's output, or a file of documents")
+    kind: Literal["bpe", "characters", "words"] = Field("bpe", description="what an id stands for: merged bytes, or "
+                                                                           "every character or word of the corpus")
+    vocabulary: int | None = Field(None, ge=SMALLEST, description=f"ids in all, 3 control tokens included; default "
+                                                                  f"{SIZE} for bpe, else as many as the corpus has")
     template: str = Field("chatml", description="chat template to save beside it")
     context: int = Field(512, gt=0, description="model_max_length written for other tools")
-    sample_mb: float = Field(20.0, gt=0, description="train on about this many MB of documents, chosen by hash")
+    sample_mb: float = Field(20.0, gt=0, description="bpe learns from about this many MB of documents, chosen by hash")
+
+
+    @property
+    def size(self) -> int | None:
+        """How many ids are asked for; None when the corpus decides."""
+        return self.vocabulary or (SIZE if self.kind == "bpe" else None)
 
 
 def forecast(config: Config, planned: dict[str, dict] | None = None) -> dict:
-    return {"vocabulary": config.vocabulary}
+    """The size, as far as it is known before the corpus is read."""
+    return {"vocabulary": config.size} if config.size else {}
 
 
 def run(config: Config, out: Path) -> dict:
-    """Learn merges on a hashed sample of documents; metrics say how many bytes a token then holds."""
-    table = pq.read_table(corpus(config.data), columns=["id", "text"])
-    ids, texts = table["id"].to_pylist(), table["text"].to_pylist()
-    total = sum(len(t.encode()) for t in texts)
-    share = min(1.0, config.sample_mb * 1e6 / max(total, 1))
-    chosen = [t for i, t in zip(ids, texts, strict=True) if unit_hash(i, "tokenizer") < share]
-    say(f"  tokenizer: {config.vocabulary} ids from {len(chosen)} documents")
-    tokenizer = train_tokenizer(chosen, vocabulary=config.vocabulary)
-    if tokenizer.size < config.vocabulary:
+    """Learn pieces on a hashed sample of documents; metrics say how many bytes a token then holds."""
+    documents = [document for batch in corpus(config.data, out) for document in batch]
+    total = sum(len(text.encode()) for _, text in documents)
+    share = min(1.0, config.sample_mb * 1e6 / max(total, 1)) if config.kind == "bpe" else 1.0
+    chosen = [text for id_, text in documents if unit_hash(id_, "tokenizer") < share] or [text for _, text in documents]
+    say(f"  tokenizer: {config.size or f'all {config.kind}, as'} ids from {len(chosen)} documents")
+    tokenizer = KINDS[config.kind](chosen, vocabulary=config.size)
+    if tokenizer.size < (config.size or 0):
         raise InputError("the vocabulary is larger than the data supports", where=config.data,
-                         why=f"{config.vocabulary} ids were asked for, the corpus yields {tokenizer.size}",
+                         why=f"{config.size} ids were asked for, the corpus yields {tokenizer.size}",
                          hint=f"set vocabulary = {tokenizer.size}, or give more text")
     tokenizer.save(out, context=config.context, chat_template=Renderer(tokenizer, config.template).template.jinja())
     probe = chosen[:: max(1, len(chosen) // 200)]
     encoded = tokenizer.encode_batch(probe)
     used = {i for row in encoded for i in row}
-    if any(tokenizer.decode(row) != text for row, text in zip(encoded, probe, strict=True)):
+    whole = config.kind == "bpe" or config.vocabulary is None       # else unknowns are what was asked for
+    if whole and any(tokenizer.decode(row) != text for row, text in zip(encoded, probe, strict=True)):
         raise InputError("the tokenizer does not return the text it was given", where=config.data,
                          why="a document holds characters that are not valid Unicode")
     return {"vocabulary": tokenizer.size, "documents": len(chosen),
             "bytes_per_token": sum(len(t.encode()) for t in probe) / sum(map(len, encoded)),
             "share_of_ids_used_in_probe": len(used) / tokenizer.size}
+
+
+KINDS: dict[str, Callable[..., Tokenizer]] = {"bpe": train_tokenizer, "characters": characters, "words": words}

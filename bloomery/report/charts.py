@@ -29,10 +29,12 @@ CHARTS = (
     ("Learning rate", "", (("learning_rate", "learning rate"),)),
     ("Gradient norm", "before clipping", (("grad_norm", "gradient norm"),)),
     ("Speed", "tokens per second", (("tokens_per_second", "speed"),)),
+    ("Share of the machine's peak", "MFU", (("mfu", "MFU"),)),
+    ("Memory", "GB", (("memory_gb", "memory"),)),
 )
 LOOKS = ("first", "second", "third")
 EXACT = {"learning_rate", "val_loss", "val_bpb", "eval_loss"}                   # free of noise: no average needed
-AXIS_KEYS = {"step", "time", "num_tokens", "event"}
+AXIS_KEYS = {"step", "time", "num_tokens", "event", "eta_seconds"}              # no curves of their own
 
 
 @dataclass(frozen=True)

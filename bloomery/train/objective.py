@@ -14,7 +14,7 @@ from bloomery.core.metrics import progress
 from bloomery.data.answers import AnswerBatch, answer_forest, tokens
 from bloomery.data.batch import Batch
 from bloomery.data.packing import best_fit_decreasing
-from bloomery.losses.linear_ce import linear_cross_entropy, linear_logp
+from bloomery.losses.parallel_ce import linear_cross_entropy, linear_logp
 from bloomery.model.forest import Forest
 from bloomery.model.linear import ROWS
 from bloomery.model.transformer import Transformer
@@ -23,15 +23,21 @@ Metrics = dict[str, float]
 Objective = Callable[[Transformer, Batch], tuple[Tensor, Metrics]]
 
 
-def causal_lm(model: Transformer, batch: Batch) -> tuple[Tensor, Metrics]:
-    """Sum over positions of weight times -log p(target). Pretraining and fine-tuning differ in their weights only."""
+def causal_lm(model: Transformer, batch: Batch, *, label_smoothing: float = 0.0,
+              z_loss: float = 0.0) -> tuple[Tensor, Metrics]:
+    """Sum over positions of weight times -log p(target). Pretraining and fine-tuning differ in their weights only.
+
+    The metric `loss` is -log p without label smoothing and z-loss, so that runs with and without them compare.
+    """
     hidden = model(batch.ids, batch.positions, Forest(batch.segments))
     rows, count = trained(batch)
     weights = batch.weights[rows]
     weights[count:] = 0
-    loss, _ = linear_cross_entropy(hidden[rows], model.head.weight, batch.targets[rows], weights,
-                                   shadow=model.head.compute_weight(hidden.dtype))
-    return loss, {"loss": float(loss.detach())}
+    loss, figures = linear_cross_entropy(
+        hidden[rows], model.head.weight, batch.targets[rows], weights, shadow=model.head.compute_weight(hidden.dtype),
+        label_smoothing=label_smoothing, z_loss=z_loss, softcap=model.config.head_softcap)
+    return loss, {"loss": float((figures.nll * weights).sum()),
+                  "mean_token_accuracy": float((figures.correct * weights).sum())}
 
 
 def token_logps(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -39,7 +45,7 @@ def token_logps(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
     hidden = model(batch.ids, batch.positions, Forest(batch.segments))
     rows, count = trained(batch)
     logp = linear_logp(hidden[rows], model.head.weight, batch.targets[rows],
-                       shadow=model.head.compute_weight(hidden.dtype))
+                       shadow=model.head.compute_weight(hidden.dtype), softcap=model.config.head_softcap)
     return logp[:count], rows[:count]
 
 

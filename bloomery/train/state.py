@@ -5,8 +5,12 @@ from dataclasses import dataclass, field
 import torch
 
 from bloomery.model.transformer import Transformer
-from bloomery.train.optim import OptimizerConfig, optimizers
-from bloomery.train.schedule import warmup_cosine
+from bloomery.train.guard import Guard
+from bloomery.train.optim import OptimizerConfig
+from bloomery.train.parallel import Sharded
+from bloomery.train.replicas import Replicated
+from bloomery.train.schedule import rate
+from bloomery.train.team import Team
 
 
 @dataclass
@@ -18,16 +22,22 @@ class State:
     step: int = 0                   # optimizer steps done
     tokens: int = 0                 # tokens read so far
     best: dict[str, float] = field(default_factory=dict)       # what hooks must not forget over a resume
+    guard: Guard = field(default_factory=Guard)                 # which steps are refused
+    ranks: Replicated | Sharded = field(kw_only=True)           # how processes share a step
+
+    @property
+    def team(self) -> Team:
+        return self.ranks.team
 
     def learning_rate(self) -> float:
-        warmup = min(round(self.settings.warmup * self.steps), self.steps - 1)
-        return warmup_cosine(self.step, peak=self.settings.lr, warmup=warmup, total=self.steps,
-                             floor=self.settings.floor)
+        return rate(self.settings, self.step, self.steps)
 
 
-def fresh(model: Transformer, settings: OptimizerConfig, *, steps: int) -> State:
-    """A run that has not begun."""
-    return State(model, optimizers(model, settings), settings, steps)
+def fresh(model: Transformer, settings: OptimizerConfig, *, steps: int,
+          ranks: Replicated | Sharded | None = None) -> State:
+    """A run that has not begun, by this process alone or by `ranks`."""
+    ranks = ranks or Replicated(model)
+    return State(model, ranks.optimizers(settings), settings, steps, ranks=ranks)
 
 
 @dataclass(frozen=True)
@@ -39,3 +49,4 @@ class Report:
     learning_rate: float
     tokens: int
     seconds: float
+    refused: str | None = None      # why this step was not taken

@@ -1,10 +1,11 @@
 """Bins are valid, complete, deterministic and nearly full."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bloomery.data.packing import best_fit_decreasing, concat_chunk
+from bloomery.data.packing import best_fit, best_fit_decreasing, concat_chunk
 
 LENGTHS = st.lists(st.integers(1, 50), max_size=120)
 
@@ -33,6 +34,14 @@ def test_it_is_best_fit_decreasing(lengths, capacity):
 def test_a_length_beyond_the_capacity_is_refused():
     with pytest.raises(ValueError, match="length of 9 does not fit a capacity of 8"):
         best_fit_decreasing([3, 9], 8)
+
+
+def test_a_hundred_thousand_documents_fill_their_rows():
+    lengths = np.random.default_rng(0).lognormal(6, 1, 100_000).astype(np.int64).clip(1, 2048)
+    order, bounds = best_fit(lengths, 2048)
+    filled = np.add.reduceat(lengths[order], bounds[:-1])
+    assert np.array_equal(np.sort(order), np.arange(100_000)) and filled.max() <= 2048
+    assert filled.mean() / 2048 > 0.995
 
 
 def test_no_lengths_no_bins():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bloomery.core.errors import InputError
-from bloomery.data.shards import SPLITS, ShardWriter, open_shard, token_dtype
+from bloomery.data.shards import SPLITS, ShardWriter, fingerprint_of, open_shard, token_dtype
 
 
 def written(folder, vocabulary: int, documents: list[list[int]], eos: int = 0):
@@ -44,3 +44,29 @@ def test_a_folder_without_shards_says_how_to_make_them(tmp_path):
     with pytest.raises(InputError, match="not a folder of token shards") as caught:
         open_shard(tmp_path, "train")
     assert "bloomery shards" in caught.value.hint
+
+
+def test_a_fingerprint_names_the_file_that_changed(tmp_path):
+    written(tmp_path, 300, [[1, 2], [3]])
+    before = fingerprint_of(tmp_path)
+    assert set(before) == {path.name for path in tmp_path.iterdir()} and fingerprint_of(tmp_path) == before
+    for path in tmp_path.iterdir():
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        after = fingerprint_of(tmp_path)
+        assert {name for name in before if before[name] != after[name]} == {path.name}
+        path.write_bytes(whole)
+
+
+def test_of_a_large_file_length_ends_and_samples_are_looked_at(tmp_path):
+    path, size = tmp_path / "train.bin", 5 << 20
+    path.write_bytes(bytes(size))
+    before = fingerprint_of(tmp_path)
+    for place in (10, size - 10, size // 65 * 30 + 100):
+        with path.open("r+b") as file:
+            file.seek(place)
+            file.write(b"\1")
+        assert fingerprint_of(tmp_path) != before
+        path.write_bytes(bytes(size))
+    path.write_bytes(bytes(size + 2))
+    assert fingerprint_of(tmp_path) != before

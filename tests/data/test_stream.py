@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bloomery.data.rows import concatenated
 from bloomery.data.shards import Shard
-from bloomery.data.stream import permute, samples, windows
+from bloomery.data.stream import Domain, MicroBatches, TokenStream, doubling, permute, samples, windows
 
 
 @given(n=st.integers(1, 3000), key=st.integers(0, 2**70))
@@ -63,7 +64,7 @@ def shard(tokens: int) -> Shard:
 
 def test_windows_predict_every_token_once_an_epoch():
     stream = windows(shard(101), context=10, rows=5, micro_rows=2, seed=0)
-    batches = stream(0) + stream(1)
+    batches = [*stream(0), *stream(1)]
     assert sorted(t for batch in batches for t in batch.targets.tolist()) == list(range(1, 101))
     assert [len(batch.segments.runs) for batch in stream(0)] == [2, 2, 1]
     for batch in batches:
@@ -74,3 +75,70 @@ def test_windows_predict_every_token_once_an_epoch():
 def test_micro_rows_do_not_change_what_a_step_reads():
     whole, split = (windows(shard(500), context=7, rows=8, micro_rows=m, seed=3)(5) for m in (8, 3))
     assert whole[0].ids.tolist() == [i for batch in split for i in batch.ids.tolist()]
+
+
+# --- domains and micro-batches ------------------------------------------------------------------------------------
+
+def mixed(rows: int = 8, micro_rows: int = 3, **named: tuple[int, float]) -> TokenStream:
+    """Domains of so many tokens and such a share; the tokens of the n-th begin at 1000 n."""
+    domains = []
+    for number, (name, (size, share)) in enumerate(named.items()):
+        held = Shard(np.arange(1000 * number, 1000 * number + size, dtype=np.uint16), np.arange(20, size + 1, 20),
+                     None, 0, 2**16)
+        domains.append(Domain(name, held, concatenated(held, 10), share))
+    return TokenStream(domains, rows=rows, micro_rows=micro_rows, seed=3)
+
+
+def windows_read(stream: TokenStream, steps: int) -> dict[int, list[int]]:
+    """Which windows of each domain were read, in order; a window is known by its first token."""
+    found: dict[int, list[int]] = {}
+    for step in range(steps):
+        for batch in stream(step):
+            for first, _ in batch.segments.runs:
+                domain, place = divmod(int(batch.ids[first]), 1000)
+                found.setdefault(domain, []).append(place // 10)
+    return found
+
+
+def test_every_domain_counts_its_own_epochs():
+    """A small domain begins its third epoch while a large one is in its first: each window once an epoch."""
+    stream = mixed(web=(801, 0.75), code=(101, 0.25))
+    found = windows_read(stream, 12)
+    assert len(found[0]) == 72 and len(set(found[0])) == 72 and len(found[1]) == 24
+    assert sorted(found[1][:10]) == sorted(found[1][10:20]) == list(range(10)) and found[1][:10] != found[1][10:20]
+    assert stream.drawn(12) == {"web": (72, 0.9), "code": (24, 2.4)}
+
+
+def test_the_order_of_a_domain_does_not_depend_on_the_others():
+    one, other = mixed(web=(801, 0.5), code=(101, 0.5)), mixed(web=(801, 0.25), code=(101, 0.75))
+    assert windows_read(one, 4)[0][:8] == windows_read(other, 4)[0][:8]
+    assert windows_read(mixed(web=(801, 1.0)), 1)[0] != windows_read(mixed(code=(801, 1.0)), 1)[0]
+
+
+def test_a_step_can_say_which_documents_it_reads():
+    stream = mixed(web=(801, 0.75), code=(101, 0.25))
+    found = stream.documents(5)
+    read = windows_read(TokenStream(stream.domains, rows=8, micro_rows=8, seed=3), 6)
+    expected = {d for place in read[0][-6:] for d in ((place * 10 + 1) // 20, (place * 10 + 10) // 20)}
+    assert set(found) == {"web", "code"} and found["web"] == sorted(expected)
+
+
+def test_micro_batches_are_built_when_asked_for_and_once():
+    built = []
+    batches = MicroBatches(lambda index: built.append(index) or f"batch {index}", [1.0, 2.0, 4.0])
+    assert (len(batches), batches.count, built) == (3, 7.0, [])
+    assert batches[-1] == batches[2] == "batch 2" and built == [2]
+    assert batches[:2] == ["batch 0", "batch 1"] and list(batches)[0] == "batch 0" and built == [2, 0, 1]
+    with pytest.raises(IndexError):
+        batches[3]
+
+
+def test_the_counts_of_micro_batches_are_those_of_their_batches():
+    step = mixed(web=(801, 0.75), code=(101, 0.25))(1)
+    assert step.counts == [batch.count for batch in step] == [30.0, 30.0, 20.0]
+
+
+def test_the_context_doubles_to_its_full_length():
+    longest = doubling(512, until=30)
+    assert [longest(step) for step in (0, 9, 10, 19, 20, 29, 30, 1000)] == [64, 64, 128, 128, 256, 256, 512, 512]
+    assert doubling(512, until=0)(0) == 512 and doubling(3, until=3)(0) == 1

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bloomery.data.shards import Shard
-from bloomery.data.validation import batches, corpus_bits_per_byte, document_runs
+from bloomery.data.validation import batches, corpus_bits_per_byte, document_runs, domain_metrics
 
 
 def shard(documents: list[list[int]]) -> Shard:
@@ -53,3 +53,13 @@ def test_a_limit_takes_whole_documents_from_the_front(limit, documents):
     corpus_bits_per_byte(shard([[1] * 4, [2] * 4, [3] * 4]), lambda made: seen.extend(made) or uniform(made),
                          context=3, limit=limit)
     assert sum(len(batch.targets) for batch in seen) == 5 * documents
+
+
+def test_domains_are_measured_alone_and_together_by_share():
+    measured = {"web": {"val_loss": 2.0, "val_perplexity": math.exp(2), "val_bpb": 1.0},
+                "code": {"val_loss": 1.0, "val_perplexity": math.exp(1), "val_bpb": 0.5}}
+    found = domain_metrics(measured, {"web": 0.75, "code": 0.25})
+    assert found["val_loss"] == 1.75 and found["val_bpb"] == 0.875 and found["val_perplexity"] == math.exp(1.75)
+    assert found["val_bpb/web"] == 1.0 and found["val_loss/code"] == 1.0
+    del measured["code"]["val_bpb"]
+    assert "val_bpb" not in domain_metrics(measured, {"web": 0.75, "code": 0.25})

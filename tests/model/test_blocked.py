@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from bloomery.model.blocked import BLOCK, LONGEST, blocked_causal
-from bloomery.model.dot_product import attention, padded_attention
+from bloomery.model.blocked import BLOCK, LONGEST, Sees, blocked_causal, blocks
+from bloomery.model.dot_product import Scoring, attention
+from bloomery.model.padded import padded_attention
 
 
 @pytest.mark.parametrize("tokens", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7])
@@ -22,6 +23,35 @@ def test_blocks_equal_the_definition_with_gradients(tokens, kv_heads):
         torch.testing.assert_close(one, other, atol=1e-11, rtol=0)
 
 
+@pytest.mark.parametrize("window", [1, 5, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3, 10_000])
+@pytest.mark.parametrize("softcap", [None, 0.7])
+def test_windows_and_soft_caps_equal_the_definition_with_gradients(window, softcap):
+    generator, tokens = torch.Generator().manual_seed(window), 3 * BLOCK + 7
+    qkv = [torch.randn(1, heads, tokens, 4, dtype=torch.float64, generator=generator).requires_grad_()
+           for heads in (4, 2, 2)]
+    scoring, ones = Scoring(scale=0.9, window=window, softcap=softcap), torch.ones(tokens, tokens).bool()
+    got, expected = blocked_causal(*qkv, scoring), attention(*qkv, ones.tril() & ones.triu(1 - window), scoring)
+    torch.testing.assert_close(got, expected, atol=1e-12, rtol=0)
+    for one, other in zip(torch.autograd.grad(got.square().sum(), qkv),
+                          torch.autograd.grad(expected.square().sum(), qkv), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-11, rtol=0)
+
+
+def test_blocks_outside_the_window_are_never_computed():
+    q, k = torch.empty(1, 1, 1, 10 * BLOCK, 2), torch.empty(1, 1, 10 * BLOCK, 2)
+    assert sum(b.keys.stop - b.keys.start for b in blocks(q, k, Sees(window=BLOCK))) < 20 * BLOCK
+    assert sum(b.keys.stop - b.keys.start for b in blocks(q, k, Sees())) == 55 * BLOCK
+
+
+def test_rows_and_blocks_cover_every_query_once():
+    q, k = torch.empty(70, 2, 3, 200, 2), torch.empty(70, 2, 200, 2)
+    count = torch.zeros(70, 200)
+    made = list(blocks(q, k, Sees()))
+    for block in made:
+        count[block.rows, block.queries] += 1
+    assert count.eq(1).all() and len(made) > 2
+
+
 def test_inputs_need_not_be_contiguous():
     q, k, v = (torch.randn(70, 4, 8, dtype=torch.float64).transpose(0, 1)[None] for _ in range(3))
     causal = torch.ones(70, 70).tril().bool()
@@ -35,8 +65,8 @@ def test_bfloat16_is_near_fp32():
 
 
 def test_beyond_the_longest_row_another_kernel_says_the_same():
-    q, k, v = (torch.randn(1, 2, LONGEST + 1, 4, generator=torch.Generator().manual_seed(i)) for i in range(3))
-    torch.testing.assert_close(padded_attention(q, k, v, None), blocked_causal(q, k, v), atol=1e-5, rtol=0)
+    q, k, v = (torch.randn(1, 1, LONGEST + 1, 4, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    torch.testing.assert_close(padded_attention(q, k, v), blocked_causal(q, k, v), atol=1e-5, rtol=0)
 
 
 def test_a_query_that_sees_nothing_returns_zeros():

@@ -18,11 +18,13 @@ def uncached(model: Transformer, sequences: list[list[int]]) -> list[torch.Tenso
     return list(model.logits(model(ids, positions, Forest(roots(lengths)))).split(lengths))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize("scoring", [{}, {"window": 4}, {"softcap": 0.5}, {"window": 3, "softcap": 2.0}], ids=str)
 @torch.no_grad()
-def test_cached_logits_equal_uncached_ones(dtype, tolerance):
+def test_cached_logits_equal_uncached_ones(dtype, tolerance, scoring):
     """Three slots fed in different chunks, in changing company and order."""
-    model = Transformer(CONFIG, seed=1, compute=dtype).to(dtype)
+    config = CONFIG.model_copy(update=scoring)
+    model = Transformer(config, seed=1, compute=dtype).to(dtype)
     sequences = [torch.randint(0, 31, (20,), generator=torch.Generator().manual_seed(i)).tolist() for i in range(3)]
     cache, got = Cache(CONFIG, 3, 20, dtype=dtype), [[], [], []]
     for slots, counts in [([0, 1, 2], [5, 1, 9]), ([2, 0], [1, 1]), ([1], [7]), ([0, 1, 2], [1, 1, 1]),

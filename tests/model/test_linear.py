@@ -22,6 +22,29 @@ def layer(inputs: int = 16, outputs: int = 8) -> Linear:
     return made
 
 
+def test_it_is_a_linear_layer_to_engines_and_spends_no_random_number():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    made = Linear(4, 3, bias=True)
+    assert isinstance(made, torch.nn.Linear) and made.bias.shape == (3,) and Linear(4, 3).bias is None
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bias_is_added_in_the_compute_dtype_and_learns_in_fp32(dtype):
+    made, x = Linear(16, 8, bias=True), torch.randn(40, 16, generator=torch.Generator().manual_seed(1)).to(dtype)
+    with torch.no_grad():
+        made.weight.copy_(layer().weight)
+        made.bias.copy_(torch.arange(8.0))
+    out = made(x)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out, torch.nn.functional.linear(x, made.weight.to(dtype), made.bias.to(dtype)))
+    pull = torch.rand(40, 8, generator=torch.Generator().manual_seed(2)).to(dtype)
+    (out * pull).sum().backward()
+    assert made.bias.grad.dtype == torch.float32
+    torch.testing.assert_close(made.bias.grad, pull.float().sum(0))
+
+
 def test_the_same_dtype_needs_no_shadow():
     made = layer()
     x = torch.randn(3, 16)

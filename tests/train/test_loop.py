@@ -108,3 +108,40 @@ def test_a_hook_s_reason_ends_training_after_its_step():
 
     assert fit(state, lambda step: [rectangle(rows)], causal_lm, [stop]) == "enough"
     assert state.step == 3 and asked == [1, 2, 3]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+def test_the_gradient_of_a_step_is_a_tree_of_halves(count):
+    """Bit for bit, so that two processes that hold half of it each can add the same."""
+    generator = torch.Generator().manual_seed(count)
+    batches = [rectangle(torch.randint(0, 40, (2, 9), generator=generator)) for _ in range(count)]
+
+    def alone(i: int) -> list[torch.Tensor]:
+        model = Transformer(CONFIG, seed=0)
+        (causal_lm(model, batches[i])[0] / 7).backward()
+        return [p.grad for p in model.parameters()]
+
+    def tree(first: int, end: int) -> list[torch.Tensor]:
+        if end - first == 1:
+            return alone(first)
+        middle = (first + end + 1) // 2
+        return [a + b for a, b in zip(tree(first, middle), tree(middle, end), strict=True)]
+
+    state = state_of()
+    state.ranks.backward(range(count), lambda i: (causal_lm(state.model, batches[i])[0] / 7).backward(), count)
+    assert all(torch.equal(p.grad, g) for p, g in zip(state.model.parameters(), tree(0, count), strict=True))
+
+
+def test_a_rank_builds_only_its_own_micro_batches():
+    class Counted(list):
+        asked: set[int] = set()
+
+        def __getitem__(self, i):
+            self.asked.add(i)
+            return super().__getitem__(i)
+
+    batches = Counted([rectangle(torch.arange(10)[None])] * 5)
+    state = state_of()
+    state.ranks.share = lambda count: range(3, count)
+    train_step(state, batches, causal_lm, 1.0)
+    assert batches.asked == {3, 4}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bloomery.train.muon import Muon, orthogonalised
+from bloomery.train.muon import Muon, muon_update, orthogonalised
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (30, 8), (8, 30), (1, 5)])
@@ -73,3 +73,34 @@ def test_the_first_step_is_the_formula():
     p.grad = gradient.clone()
     Muon([p], lr=0.1, weight_decay=0.0, dtype=torch.float64).step()
     torch.testing.assert_close(p.detach(), -0.1 * 0.2 * 7**0.5 * x, atol=1e-9, rtol=0)
+
+
+def test_matrices_within_a_matrix_are_made_orthogonal_each_by_itself():
+    """Rows of q, k and v: as if they were three parameters, up to the rounding of a batched product."""
+    shape, rows = (20, 16), (8, 6, 6)
+    whole = torch.nn.Parameter(torch.randn(shape))
+    parts = [torch.nn.Parameter(p.clone()) for p in whole.detach().split(rows)]
+    whole.grad = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    for p, gradient in zip(parts, whole.grad.split(rows), strict=True):
+        p.grad = gradient.clone()
+    Muon([whole], lr=0.1, weight_decay=0.2, rows={whole: rows}).step()
+    Muon(parts, lr=0.1, weight_decay=0.2).step()
+    torch.testing.assert_close(whole.detach(), torch.cat([p.detach() for p in parts]), atol=1e-6, rtol=0)
+    together = torch.nn.Parameter(torch.zeros(shape))
+    together.grad = whole.grad
+    Muon([together], lr=0.1).step()
+    q = muon_update(whole.grad[None], rows=rows)[0, :8]
+    assert torch.linalg.svdvals(q).min() > 0.6 > torch.linalg.svdvals(together.detach()[:8]).min()
+
+
+def test_polar_express_comes_nearer_to_one():
+    """From singular values over three decades; beyond its table the last polynomial is repeated and comes nearer."""
+    spread = torch.logspace(0, -2.5, 12)
+    matrix = torch.diag(spread / spread.norm())[None]
+
+    def away(iteration: str, rounds: int, dtype: torch.dtype = torch.float32) -> float:
+        made = orthogonalised(matrix, rounds=rounds, iteration=iteration, dtype=dtype)[0]
+        return float((made.diagonal() - 1).abs().max())
+
+    assert away("polar", 8) < away("polar", 5) < 0.16 < 0.25 < away("quintic", 5)
+    assert away("polar", 5, torch.bfloat16) < 0.2

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from bloomery.align.preference import pair_metrics
 from bloomery.losses.linear_ce import linear_cross_entropy
 from bloomery.losses.preference import PAIRWISE, bradley_terry
-from bloomery.losses.token import IGNORE, perplexity, shifted
+from bloomery.losses.token import IGNORE, perplexity, shifted, smoothed, soft_nll
+from bloomery.model.blockwise import dynamic_map
 from bloomery.train.optim import OptimizerConfig, adamw, clip_gradients
 from bloomery.train.schedule import cosine, linear, warmup_from_zero
 
@@ -18,15 +19,28 @@ def double(values: list) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def causal_lm_loss(inputs: dict, folder: Path) -> dict:
-    """The fused head that training uses, with an identity for its weight: hidden states are then the logits."""
+def trained(inputs: dict) -> tuple[Tensor, ...]:
+    """Arguments of the fused head with an identity for its weight: hidden states are then the logits."""
     logits, labels = double(inputs["logits"]), torch.tensor(inputs["labels"])
     targets = shifted(labels.masked_fill(labels == inputs["ignore_index"], IGNORE)).flatten()
-    weights = (targets != IGNORE).double()
     identity = torch.eye(logits.shape[-1], dtype=torch.float64)
-    total, _ = linear_cross_entropy(logits.flatten(0, 1), identity, targets.clamp(min=0), weights)
-    count = int(weights.sum())
+    return logits.flatten(0, 1), identity, targets.clamp(min=0), (targets != IGNORE).double()
+
+
+def causal_lm_loss(inputs: dict, folder: Path) -> dict:
+    *head, weights = trained(inputs)
+    total, count = linear_cross_entropy(*head, weights)[0], int(weights.sum())
     return {"loss_token_mean": total / count, "perplexity": perplexity(float(total), count), "n_tokens": count}
+
+
+def label_smoothing_lm(inputs: dict, folder: Path) -> dict:
+    *head, weights = trained(inputs)
+    return {"loss": linear_cross_entropy(*head, weights, label_smoothing=inputs["epsilon"])[0] / weights.sum()}
+
+
+def label_smoothing_targets(inputs: dict, folder: Path) -> dict:
+    q = smoothed(torch.tensor(inputs["y"]), inputs["K"], inputs["epsilon"])
+    return {"q": q, "loss": soft_nll(double(inputs["logits"]), q).mean()}
 
 
 def perplexity_aggregate(inputs: dict, folder: Path) -> dict:
@@ -56,6 +70,10 @@ def grad_clip(inputs: dict, folder: Path) -> dict:
         parameter.grad = double(gradient)
     norm = clip_gradients(parameters, inputs["max_norm"])
     return {"total_norm_before": norm, "clipped": [p.grad for p in parameters]}
+
+
+def dynamic_8bit_map(inputs: dict, folder: Path) -> dict:
+    return {"values": dynamic_map(signed=inputs["signed"], exponents=inputs["max_exponent_bits"])}
 
 
 def lr_schedule(inputs: dict, folder: Path) -> dict:
@@ -103,8 +121,9 @@ def bradley_terry_vector(inputs: dict, folder: Path) -> dict:
 
 
 LEARNING = {
-    "causal_lm_loss": causal_lm_loss, "perplexity_aggregate": perplexity_aggregate,
+    "causal_lm_loss": causal_lm_loss, "label_smoothing_lm": label_smoothing_lm,
+    "label_smoothing_targets": label_smoothing_targets, "perplexity_aggregate": perplexity_aggregate,
     "perplexity_example": perplexity_example, "adamw": adamw_vector, "grad_clip_global_norm": grad_clip,
-    "lr_schedule": lr_schedule, "dpo_family": dpo_family, "dpo_equal_pair": dpo_equal_pair,
-    "dpo_stability": dpo_stability, "bradley_terry": bradley_terry_vector,
+    "lr_schedule": lr_schedule, "dynamic_8bit_map": dynamic_8bit_map, "dpo_family": dpo_family,
+    "dpo_equal_pair": dpo_equal_pair, "dpo_stability": dpo_stability, "bradley_terry": bradley_terry_vector,
 }

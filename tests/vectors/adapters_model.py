@@ -1,4 +1,4 @@
-"""Vectors about the network: attention, positions, norms, initialisation, the cache, Hugging Face folders."""
+"""Vectors about the network: attention, norms, initialisation, the cache, Hugging Face folders."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from torch import Tensor
 from bloomery.generate.decode import complete
 from bloomery.generate.sampling import Sampling, filtered
 from bloomery.losses.token import IGNORE, shifted, token_nll
-from bloomery.model.dot_product import attention
 from bloomery.model.cache import Cache
 from bloomery.model.config import ModelConfig, kv_cache_bytes, tokens_for
+from bloomery.model.dot_product import attention
 from bloomery.model.forest import DenseForest, Forest, dense_mask, roots
-from bloomery.model.init import initialise, residual_std
-from bloomery.model.mlp import MLP
-from bloomery.model.norms import rms_norm
-from bloomery.model.positions import interleaved_to_half, rope, rope_frequencies, rope_interleaved, rope_table
+from bloomery.model.init import STD, initialise, residual_std
+from bloomery.model.mlp import ACTIVATIONS, MLP
+from bloomery.model.norms import LayerNorm, rms_norm
+from bloomery.model.presets import PRESETS
 from bloomery.model.store import load_config, load_model
 from tests.vectors.not_built import NotBuilt
 
@@ -102,34 +102,60 @@ def rmsnorm(inputs: dict, folder: Path) -> dict:
     return {"out": rms_norm(double(inputs["x"]), double(inputs["weight"]), inputs["eps"])}
 
 
-def turned(x: Tensor, positions: list[int], base: float, turn=rope) -> Tensor:
-    """x (B, heads, tokens, E) turned by one of our two layouts, which read (tokens, heads, E)."""
-    table = rope_table(torch.tensor(positions), rope_frequencies(x.shape[-1], base), x.dtype)
-    return torch.stack([turn(row.transpose(0, 1), *table).transpose(0, 1) for row in x])
+def layernorm(inputs: dict, folder: Path) -> dict:
+    norm = LayerNorm(len(inputs["weight"]), inputs["eps"]).double()
+    with torch.no_grad():
+        norm.weight.copy_(double(inputs["weight"]))
+        norm.bias.copy_(double(inputs["bias"]))
+        return {"out": norm(double(inputs["x"]))}
 
 
-def rope_vector(inputs: dict, folder: Path) -> dict:
+def activations(inputs: dict, folder: Path) -> dict:
     x = double(inputs["x"])
-    return {"half_rotated": turned(x, inputs["positions"], inputs["base"]),
-            "interleaved": turned(x, inputs["positions"], inputs["base"], rope_interleaved),
-            "interleaved_to_half_permutation": interleaved_to_half(inputs["head_dim"])}
+    return {"gelu_erf": ACTIVATIONS["gelu"](x), "gelu_tanh": ACTIVATIONS["gelu_tanh"](x),
+            "silu": ACTIVATIONS["swiglu"](x), "relu": ACTIVATIONS["relu"](x)}
 
 
-def rope_relative(inputs: dict, folder: Path) -> dict:
-    q, k = (double(inputs[name])[None, None, None] for name in "qk")
-    turns = [(turned(q, [m], inputs["base"]), turned(k, [n], inputs["base"])) for m, n in inputs["pairs"]]
-    return {"dot": [(at_m * at_n).sum() for at_m, at_n in turns]}
+def fp16_mask(inputs: dict, folder: Path) -> dict:
+    """-1e9 overflows half precision and leaves a uniform row; our mask leaves zeros where nothing is seen."""
+    blind = attention(torch.ones(1, 1, 2), torch.ones(1, 3, 2), torch.eye(3)[None], torch.zeros(1, 3).bool())
+    assert not blind.any() and torch.full((3,), inputs["mask_value"]).softmax(-1).allclose(torch.full((3,), 1 / 3))
+    return {"float16": float(torch.tensor(inputs["mask_value"]).half()),
+            "float16_lowest_finite": torch.finfo(torch.float16).min}
+
+
+def attention_cost(inputs: dict, folder: Path) -> dict:
+    """Products of a query with a key while n tokens are decoded: the pairs that the masks let through."""
+    def pairs(tokens: int, *, causal: bool = True) -> int:
+        return int(dense_mask(roots([tokens], causal=causal)).sum())
+
+    return {"score_dot_products_with_cache": [pairs(n) for n in inputs["n"]],
+            "score_dot_products_no_cache": [sum(pairs(t, causal=False) for t in range(1, n + 1)) for n in inputs["n"]],
+            "no_cache_causal_only": [sum(pairs(t) for t in range(1, n + 1)) for n in inputs["n"]]}
+
+
+def gpt3_table(inputs: dict, folder: Path) -> dict:
+    """Rows of (name, width, heads, head width): heads need not add up to the width."""
+    models = [ModelConfig(vocabulary=1, width=width, heads=heads, kv_heads=heads, head_width=head)
+              for _, width, heads, head in inputs["rows"]]
+    return {"heads_times_d_head": [model.heads * model.head_width for model in models],
+            "equals_d_model": [model.heads * model.head_width == model.width for model in models]}
 
 
 def gpt2_residual_init(inputs: dict, folder: Path) -> dict:
-    """The deviation of residual outputs, and what `initialise` gives a norm. There are no biases to look at."""
-    norm = torch.nn.LayerNorm(2, bias=False)
+    """The deviation of residual outputs, and what `initialise` gives a norm."""
+    norm = torch.nn.LayerNorm(2)
     initialise(norm, depth=inputs["n_layer"], seed=0)
-    return {"residual_proj_std": residual_std(inputs["n_layer"], inputs["initializer_range"]),
-            "layernorm_weight": float(norm.weight.detach().mean())}
+    return {"residual_proj_std": residual_std(inputs["n_layer"], inputs["initializer_range"]), "other_weight_std": STD,
+            "layernorm_weight": float(norm.weight.detach().mean()), "bias": float(norm.bias.detach().abs().max())}
 
 
 def param_count(inputs: dict, folder: Path) -> dict:
+    if inputs["family"] == "gpt2":
+        width, change = inputs["n_embd"], {"context": inputs["n_positions"], "depth": inputs["n_layer"]}
+        config = PRESETS["gpt2"].model_copy(update=change | {"vocabulary": inputs["vocab"], "width": width,
+                                                             "heads": inputs["n_head"], "tied": inputs["tied"]})
+        return {"parameters": config.parameters()}
     if not inputs["family"].startswith("llama"):
         raise NotBuilt(f"the {inputs['family']} family")
     heads, width = inputs["n_head"], inputs["d_model"]
@@ -144,7 +170,7 @@ def flops_6nd(inputs: dict, folder: Path) -> dict:
 
 
 @torch.no_grad()
-def hf_import_llama(inputs: dict, folder: Path) -> dict:
+def hf_import(inputs: dict, folder: Path) -> dict:
     """The padding is taken off, rows are roots of one forest, and zeros stand where padding was.
 
     Both backends must agree; the results of the fast one are returned.
@@ -169,8 +195,6 @@ def hf_import_llama(inputs: dict, folder: Path) -> dict:
 def hf_generate(inputs: dict, folder: Path) -> dict:
     """Greedy decoding with the cache; beams are not built."""
     path = folder / inputs["checkpoint"]
-    if "gpt2" in path.name:
-        raise NotBuilt("the gpt2 family")
     model = load_model(path, compute=torch.float64, dtype=torch.float64)
 
     def greedy(ends: set[int]) -> list[int]:
@@ -185,7 +209,9 @@ MODEL = {
     "attention": attention_vector, "attention_toy": attention_toy, "attention_dot_context": attention_dot_context,
     "attention_rows": attention_rows, "scale_attention_temperature": attention_temperature,
     "kv_cache_toy": kv_cache_toy, "kv_cache_bytes": cache_bytes, "causal_mask_count": causal_mask_count,
-    "swiglu": swiglu, "rmsnorm": rmsnorm, "rope": rope_vector, "rope_relative": rope_relative,
+    "swiglu": swiglu, "rmsnorm": rmsnorm,
     "gpt2_residual_init": gpt2_residual_init, "param_count": param_count, "flops_6nd": flops_6nd,
-    "hf_import_llama": hf_import_llama, "hf_generate": hf_generate,
+    "hf_import_llama": hf_import, "hf_import_gpt2": hf_import, "hf_generate": hf_generate, "layernorm": layernorm,
+    "activations": activations, "fp16_mask": fp16_mask, "attention_cost": attention_cost,
+    "gpt3_table": gpt3_table,
 }
