@@ -129,6 +129,7 @@ def run(config: Config, out: Path) -> dict:
     stream = paired(pairs, reference, size=config.pairs, micro_tokens=config.micro_tokens, seed=config.seed)
     objective = preference(config.loss, beta=config.beta, smoothing=config.smoothing, nll=config.nll)
     state = train(model, config, out, name=config.loss, stream=stream, objective=objective, validate=validate,
-                  preview=config.sample_every and preview(config.sample_prompts, renderer, context=model.config.context))
+                  preview=config.sample_every and preview(config.sample_prompts, renderer,
+                                                          context=model.config.context))
     export(state.model, renderer, out)
     return {**counts, "quarantined": len(quarantine), "tokens": state.tokens, **state.best}

@@ -1,0 +1,1 @@
+"""Comparisons with other tools, measured so that they can be believed: `python -m benchmarks CASE`."""
