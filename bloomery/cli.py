@@ -8,10 +8,13 @@ What needs torch is imported by name when its command runs, so that `bloomery --
 import json
 import sys
 import traceback
+from contextlib import nullcontext, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.text import Text
 
 from bloomery import __version__
@@ -168,8 +171,9 @@ for _verb, _stage in STAGES.items():
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    quiet = console.quiet                                       # of a `torchrun` only rank 0 speaks
     try:
-        with failures_explained():
+        with failures_explained(), redirect_stdout(StringIO()) if quiet else nullcontext():
             app(args=[argument for argument in arguments if argument != "--debug"], prog_name="bloomery")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -185,7 +189,7 @@ def show_error(error: BloomeryError) -> None:
     """What, where, why and what to try, on stderr; its words are never taken for markup."""
     text = Text(str(error))
     text.highlight_regex(r"^(error|where|why|try):", "bold red")
-    console.print(text, soft_wrap=True)
+    (Console(stderr=True) if console.quiet else console).print(text, soft_wrap=True)    # whichever rank it happened to
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """A recipe, read and checked: TOML whose tables are stages, with every problem of all of them found at once.
 
-`run` names a table's verb (else the table's own name does), and `"@name"` is another stage's output folder.  Checked
-are the names, the verbs, every option, that what is read exists, and that no stages wait for each other.
+`run` names a table's verb (else the table's own name does), `"@name"` is another stage's output folder, and a path may
+begin with a variable of the environment, `"$DATA/books"`.  Checked are the names, the verbs, every option, that what is
+read exists, and that no stages wait for each other.
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from bloomery.model.hub import ID, is_hub_id
 from bloomery.stages import STAGES, Forecast, Run, Stage, load
 
 REFERENCE = re.compile(r"@([A-Za-z0-9][\w-]*)(/.*)?", re.ASCII)         # "@base", or a file in it: "@base/answers.json"
+VARIABLE = re.compile(r"\$([A-Z][A-Z0-9_]*)(/.*)?")                       # "$BLOOMERY_DATA/wikitext-2"
 NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 BUILT_IN = {stdlib.SOURCE: stdlib.fingerprint}
 
@@ -65,6 +68,12 @@ def resolve(value: Any, outputs: dict[str, str]) -> Any:
     return replace(value, change)
 
 
+def from_environment(text: str) -> str:
+    """A path that begins with a variable, with its value in place; one that is not set stays as it is written."""
+    match = VARIABLE.fullmatch(text)
+    return os.environ[match[1]] + (match[2] or "") if match and match[1] in os.environ else text
+
+
 def read_recipe(path: Path, overrides: tuple[str, ...] = (), stages: dict[str, Stage] = STAGES) -> Recipe:
     """Read and check a whole recipe, with `--set` overrides; `ConfigError` lists everything that is wrong with it."""
     path = Path(path)
@@ -97,7 +106,7 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = (), stages: dict[str, S
         if stage not in models:
             problems.append(Problem(here(("run",)), unknown_verb(stage, verbs[stage], list(stages))))
             continue
-        values = {**stages[verbs[stage]].preset, **values}
+        values = replace({**stages[verbs[stage]].preset, **values}, from_environment)
         config, found = options.check(models[stage], values, locate=here, prefix=f"{stage}.")
         problems += [*found, *input_problems(models[stage], values, here, f"{stage}.", list(tables))]
         if config is not None:
@@ -175,7 +184,9 @@ def input_problems(model: type[Settings], values: dict, locate: Callable[[Keys],
         path, message = Path(value), ""
         if REFERENCE.fullmatch(value) or value in BUILT_IN:
             continue
-        if is_hub_id(value):
+        if variable := VARIABLE.fullmatch(value):
+            message = f"{variable[1]} is not set; {variable[1]}=FOLDER bloomery run ... says where the data is"
+        elif is_hub_id(value):
             message = "" if ID.fullmatch(value) else f"{value} is not of the form hf:org/name[@revision]"
         elif not path.exists():
             near = nearest(path.name, sorted(p.name for p in path.parent.iterdir())) if path.parent.is_dir() else None

@@ -415,3 +415,77 @@ def test_every_verb_of_ours_can_be_loaded(verb):
     model, run_stage, forecast = load(verb)
     assert set(STAGES[verb].preset) <= set(model.model_fields) and callable(run_stage)
     assert forecast is None or callable(forecast)
+
+
+def test_a_path_may_begin_with_a_variable_of_the_environment(kitchen, monkeypatch):
+    text = '[words]\ntext = "w"\ndata = ["$PANTRY/salt.txt"]'
+    found = problems(text)
+    assert len(found) == 1 and "PANTRY is not set" in found[0]
+    Path("cellar").mkdir()
+    Path("cellar/salt.txt").write_text("na")
+    monkeypatch.setenv("PANTRY", "cellar")
+    Path("meal.toml").write_text(text)
+    steps, _ = cook()
+    assert (steps["words"].folder / "word.txt").read_text() == "wna"
+
+
+CHANGING = '''
+from pathlib import Path
+from typing import Annotated
+from bloomery.core.config import Fixed, Free, Input, Settings
+from pydantic import Field
+
+class Deep(Settings):
+    loudness: int = 1
+    colour: Annotated[str, Free()] = "red"
+
+class Config(Settings):
+    text: str = "a"
+    shape: Annotated[int, Fixed()] = 1
+    often: Annotated[int, Free()] = Field(5, gt=0)
+    data: Input | None = None
+    deep: Deep = Deep()
+    accept_change: Annotated[bool, Free()] = False
+
+def run(config, out):
+    (out / "begun.txt").write_text(config.text)
+    if config.text == "stop":
+        raise OSError(28, "full")
+    return {"text": config.text}
+'''
+
+
+@pytest.fixture
+def changing(kitchen):
+    (kitchen / "fake_changing.py").write_text(CHANGING)
+    yield {"changing": Stage("fake_changing", "Change.", "bloomery changing out=x")}
+    sys.modules.pop("fake_changing", None)
+
+
+def test_what_cannot_matter_is_not_in_the_hash(changing):
+    first = run_verb("changing", ["text=b", "out=x"], changing)
+    again = run_verb("changing", ["text=b", "out=x", "often=9", "deep.colour=blue"], changing)
+    assert first.hash == again.hash and first.record["config"]["often"] == 5
+    with pytest.raises(InputError, match="belongs to something else") as caught:
+        run_verb("changing", ["text=c", "out=x", "deep.loudness=3"], changing)
+    assert 'text: "b" -> "c"' in caught.value.why and "deep.loudness: 1 -> 3" in caught.value.why
+
+
+def test_an_unfinished_folder_goes_on_after_a_change_only_when_asked(changing):
+    Path("data.txt").write_text("1")
+    with pytest.raises(BloomeryError, match="disk"):
+        run_verb("changing", ["text=stop", "data=data.txt", "out=x"], changing)
+    with pytest.raises(InputError) as caught:
+        run_verb("changing", ["text=go", "data=data.txt", "out=x"], changing)
+    assert 'text: "stop" -> "go"' in caught.value.why and "accept_change" in caught.value.hint
+    with pytest.raises(InputError, match="belongs to something else") as caught:
+        run_verb("changing", ["text=go", "data=data.txt", "shape=2", "out=x", "accept_change=true"], changing)
+    assert "shape: 1 -> 2" in caught.value.why and "would not fit" in caught.value.why
+    Path("data.txt").write_text("2")
+    with pytest.raises(InputError) as caught:
+        run_verb("changing", ["text=stop", "data=data.txt", "out=x"], changing)
+    assert caught.value.why == "data: its content has changed"
+    made = run_verb("changing", ["text=go", "data=data.txt", "out=x", "accept_change=true"], changing)
+    assert made.metrics == {"text": "go"} and made.record["attempts"] == 2
+    with pytest.raises(InputError, match="belongs to something else"):      # finished: nothing is to be gone on with
+        run_verb("changing", ["text=other", "data=data.txt", "out=x", "accept_change=true"], changing)

@@ -12,16 +12,22 @@ from bloomery.losses.token import bits_per_byte, perplexity
 TOKENS = 8192           # tokens a batch
 
 
-def document_runs(shard: Shard, index: int, context: int) -> list[Run]:
+def document_runs(shard: Shard, index: int, context: int, stride: int | None = None) -> list[Run]:
     """One document as runs of at most `context` tokens; each sees an end-of-text or the last token before it.
 
     The end-of-text is read first and predicted last, so that all tokens of the document and its end are scored; without
-    one there is nothing to predict the first token from.
+    one there is nothing to predict the first token from.  With a `stride` runs overlap: each scores `stride` tokens and
+    reads those before them as far as the context goes.
     """
     before = [] if shard.eos is None else [shard.eos]
     tokens = np.concatenate([before, shard.document(index)]).astype(np.int64)
-    pieces = [tokens[a:a + context + 1].tolist() for a in range(0, len(tokens) - 1, context)]
-    return [Run(piece[:-1], piece[1:], [1.0] * (len(piece) - 1)) for piece in pieces]
+    runs = []
+    for first in range(0, len(tokens) - 1, stride or context):
+        end = first + (stride or context)
+        read = max(0, min(first, end - context))
+        piece = tokens[read:end + 1].tolist()
+        runs.append(Run(piece[:-1], piece[1:], [0.0] * (first - read) + [1.0] * (len(piece) - 1 - first + read)))
+    return runs
 
 
 def batches(runs: list[Run], tokens: int = TOKENS) -> list[Batch]:
@@ -35,7 +41,7 @@ def batches(runs: list[Run], tokens: int = TOKENS) -> list[Batch]:
 
 
 def corpus_bits_per_byte(shard: Shard, score: Callable[[list[Batch]], tuple[float, float]], *, context: int,
-                         limit: int | None = None) -> dict[str, float]:
+                         limit: int | None = None, stride: int | None = None) -> dict[str, float]:
     """`val_loss` (nats a token), `val_perplexity` and `val_bpb` of the documents that hold the first `limit` tokens.
 
     Perplexity is of the whole corpus, never a mean over documents; bytes do not count the end-of-text, its nats do.
@@ -44,7 +50,7 @@ def corpus_bits_per_byte(shard: Shard, score: Callable[[list[Batch]], tuple[floa
     last = len(shard.ends) if limit is None else int(np.searchsorted(shard.ends, limit)) + 1
     chosen = range(min(last, len(shard.ends)))
     with torch.no_grad():
-        nats, tokens = score(batches([run for i in chosen for run in document_runs(shard, i, context)]))
+        nats, tokens = score(batches([run for i in chosen for run in document_runs(shard, i, context, stride)]))
     found = {"val_loss": nats / tokens, "val_perplexity": perplexity(nats, tokens)}
     known = {} if shard.bytes_ is None else {"val_bpb": bits_per_byte(nats, int(shard.bytes_[:len(chosen)].sum()))}
     return found | known

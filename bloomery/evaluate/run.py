@@ -19,11 +19,17 @@ from bloomery.core.files import Quarantine
 from bloomery.core.metrics import progress, say
 from bloomery.core.records import Conversation, unit_hash
 from bloomery.data.formats import conversations, preferences
-from bloomery.data.shards import Shard, open_shard
+from bloomery.data.shards import SPLITS, Shard, open_shard
 from bloomery.data.validation import corpus_bits_per_byte
-from bloomery.evaluate.compression import compressor_bits_per_byte, ngram_bits_per_byte
+from bloomery.evaluate.compression import (
+    compressor_bits_per_byte,
+    ngram_bits_per_byte,
+    ngram_word_perplexity,
+    words,
+)
 from bloomery.evaluate.generative import answer_nll, exact_matches, generated, questions, well_formed
 from bloomery.evaluate.preference import PairScores, preference_metrics, score_pairs
+from bloomery.losses.token import perplexity
 from bloomery.model.store import load_model
 from bloomery.model.transformer import Transformer
 from bloomery.text.chat import Renderer
@@ -46,6 +52,9 @@ class Config(Settings):
     formats: dict[str, str] = Field({}, description="task = regular expression that a well-formed answer matches whole")
     max_tokens: int = Field(64, gt=0, description="longest generated answer")
     yardsticks: bool = Field(True, description="also measure xz, zstd and a byte 5-gram on the held-out text")
+    stride: int | None = Field(None, gt=0, description="tokens of held-out text scored at a time, each after at least "
+                                                       "a context less this many; default: a context")
+    words: bool = Field(False, description="also perplexity by the word, of models and of a word 5-gram")
     template: str = Field("chatml", description="chat template")
     precision: Precision = Field("auto", description="bf16, fp32, or auto")
 
@@ -80,7 +89,11 @@ def run(config: Config, out: Path) -> dict:
         renderer = Renderer(tokenizer, config.template)
         found = measured[name] = {}
         if shard:
-            found |= corpus_bits_per_byte(shard, partial(total_nll, model), context=model.config.context)
+            context, stride = model.config.context, config.stride and min(config.stride, model.config.context)
+            found |= corpus_bits_per_byte(shard, partial(total_nll, model), context=context, stride=stride)
+            if config.words:
+                count = sum(len(words(text)) for text in texts(shard, tokenizer))
+                found["val_word_perplexity"] = perplexity(found["val_loss"] * len(shard.tokens), count)
         if rows:
             found |= answered(model, rows, renderer, config)
         if pairs:
@@ -93,7 +106,7 @@ def run(config: Config, out: Path) -> dict:
                 row["answers"][name] = text
     if shard and config.yardsticks:
         first = next(iter(config.models))
-        measured[first] |= yardsticks(Path(config.shards), load_tokenizer(Path(config.models[first])))
+        measured[first] |= yardsticks(Path(config.shards), load_tokenizer(Path(config.models[first])), config.words)
     write_atomic(out / "answers.json", json.dumps([*shown.values()], indent=1, ensure_ascii=False))
     return flat(measured)
 
@@ -116,15 +129,19 @@ def chosen(rows: list, limit: int) -> list:
     return sorted(rows, key=lambda row: unit_hash(row.id, "evaluate"))[:limit]
 
 
-def yardsticks(shards: Path, tokenizer: Tokenizer) -> dict[str, float]:
-    """The same held-out text under `xz`, `zstd` and a byte 5-gram of the same training text."""
-    def texts(shard: Shard) -> list[bytes]:
-        return [tokenizer.decode(shard.document(i)).encode() for i in range(len(shard.ends))]
+def yardsticks(shards: Path, tokenizer: Tokenizer, by_word: bool) -> dict[str, float]:
+    """The same held-out text under `xz`, `zstd` and a 5-gram, of bytes or of words, of the same training text."""
+    train, held_out = (texts(open_shard(shards, split), tokenizer) for split in SPLITS)
+    raw = [text.encode() for text in held_out]
+    found = compressor_bits_per_byte(raw)
+    found["ngram5"] = ngram_bits_per_byte([text.encode() for text in train], raw)
+    named = {f"{name}_bpb": value for name, value in found.items()}
+    return named | ({"ngram5_word_perplexity": ngram_word_perplexity(train, held_out)} if by_word else {})
 
-    held_out = texts(open_shard(shards, "validation"))
-    found = compressor_bits_per_byte(held_out)
-    found["ngram5"] = ngram_bits_per_byte(texts(open_shard(shards, "train")), held_out)
-    return {f"{name}_bpb": value for name, value in found.items()}
+
+def texts(shard: Shard, tokenizer: Tokenizer) -> list[str]:
+    """The documents of a split as they were, without control tokens."""
+    return [tokenizer.decode(shard.document(i)) for i in range(len(shard.ends))]
 
 
 def answered(model: Transformer, rows: list[Conversation], renderer: Renderer, config: Config) -> dict:

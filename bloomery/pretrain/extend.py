@@ -13,11 +13,11 @@ the end: what is gained on long text, and what was paid for it on short text.
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bloomery.core.config import Input
+from bloomery.core.config import Fixed, Input
 from bloomery.core.errors import InputError
 from bloomery.core.metrics import say
 from bloomery.model.config import ModelConfig, Rope
@@ -34,8 +34,9 @@ from bloomery.train.session import train
 class Config(CorpusConfig):
     """Train on at a longer context."""
 
-    model: Input = Field(description="the model to start from, a Hugging Face folder with rotary positions")
-    context: int = Field(gt=1, description="tokens the model shall read")
+    model: Annotated[Input, Fixed()] = Field(
+        description="the model to start from, a Hugging Face folder with rotary positions")
+    context: Annotated[int, Fixed()] = Field(gt=1, description="tokens the model shall read")
     method: Literal["pi", "ntk", "yarn", "dynamic", "base"] = Field("yarn", description="how its rotary angles change")
     rope_base: float = Field(500_000.0, gt=0, description="the new base, for the method of that name")
 

@@ -4,10 +4,11 @@
 """
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
-from bloomery.core.config import Input
+from bloomery.core.config import Fixed, Input
 from bloomery.data.shards import open_shard
 from bloomery.model.presets import ModelOptions, shape
 from bloomery.model.store import save_model
@@ -21,9 +22,10 @@ from bloomery.train.session import train
 class Config(CorpusConfig):
     """Pretrain a decoder."""
 
-    tokenizer: Input | None = Field(None, description="the tokenizer the shards were made with; copied beside the "
-                                                      "model. Only another tool's .bin files go without")
-    model: ModelOptions = ModelOptions()
+    tokenizer: Annotated[Input | None, Fixed()] = Field(
+        None, description="the tokenizer the shards were made with; copied beside the model. Only another tool's .bin "
+                          "files go without")
+    model: Annotated[ModelOptions, Fixed()] = ModelOptions()
 
 
 def forecast(config: Config, planned: dict[str, dict] | None = None) -> dict:

@@ -8,12 +8,13 @@ State is saved and restored by parameter name.
 """
 
 from collections.abc import Iterable, Set
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from bloomery.core.config import Fixed
 from bloomery.core.errors import InputError
 from bloomery.model.transformer import Transformer
 from bloomery.train.muon import Iteration, Muon
@@ -24,7 +25,7 @@ from bloomery.train.schedule import ScheduleConfig
 class OptimizerConfig(ScheduleConfig):
     """The optimizer and its schedule."""
 
-    name: Literal["adamw", "muon", "sgd", "adamw8bit"] = Field(
+    name: Annotated[Literal["adamw", "muon", "sgd", "adamw8bit"], Fixed()] = Field(
         "adamw", description="muon: hidden matrices by Muon, the rest by AdamW; adamw8bit: moments in 8 bits")
     weight_decay: float = Field(0.1, ge=0, description="decay of matrices; vectors never decay")
     decay_embeddings: bool = Field(True, description="whether embedding and head decay as other matrices do")

@@ -4,10 +4,11 @@ A tuned model is a chat model: its folder has a template, and generation ends at
 """
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
-from bloomery.core.config import Input
+from bloomery.core.config import Fixed, Input
 from bloomery.model.store import load_config, load_model, save_model
 from bloomery.model.transformer import Transformer
 from bloomery.text.chat import Renderer
@@ -18,7 +19,7 @@ from bloomery.train.session import TrainingConfig
 class TuningConfig(TrainingConfig):
     """Options of every stage that goes on from a model."""
 
-    model: Input = Field(description="the model to start from, a Hugging Face folder")
+    model: Annotated[Input, Fixed()] = Field(description="the model to start from, a Hugging Face folder")
     template: str = Field("chatml", description="chat template")
     micro_tokens: int = Field(8192, gt=0, description="tokens held in memory at once; any value gives the same step")
 

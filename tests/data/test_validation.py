@@ -63,3 +63,15 @@ def test_domains_are_measured_alone_and_together_by_share():
     assert found["val_bpb/web"] == 1.0 and found["val_loss/code"] == 1.0
     del measured["code"]["val_bpb"]
     assert "val_bpb" not in domain_metrics(measured, {"web": 0.75, "code": 0.25})
+
+
+@pytest.mark.parametrize("stride", [1, 3, 5, 8])
+def test_overlapping_runs_score_every_token_once_after_as_much_as_fits(tmp_path, stride):
+    shard = Shard(np.arange(1, 24, dtype=np.uint16), np.array([23]), np.array([23]), eos=0, vocabulary=30)
+    scored = []
+    for run in document_runs(shard, 0, 8, stride):
+        assert len(run.ids) <= 8 and run.targets == [i + 1 for i in run.ids]
+        place = [k for k, weight in enumerate(run.weights) if weight]
+        assert all(k >= min(8 - stride, run.targets[k] - 1) for k in place)
+        scored += [run.targets[k] for k in place]
+    assert scored == list(range(1, 24))

@@ -5,8 +5,13 @@ import random
 
 import pytest
 
-from bloomery.classic.ngram import ByteNgram
-from bloomery.evaluate.compression import compressor_bits_per_byte, ngram_bits_per_byte
+from bloomery.classic.ngram import Ngram
+from bloomery.evaluate.compression import (
+    compressor_bits_per_byte,
+    ngram_bits_per_byte,
+    ngram_word_perplexity,
+    words,
+)
 from bloomery.evaluate.metrics import exact_match, normalise, token_f1
 
 
@@ -42,7 +47,18 @@ def test_compressors_are_measured_in_bits_a_byte():
 
 def test_counting_is_measured_in_the_same_unit():
     train, held_out = [b"abcabcabcabc"] * 5, [b"abcabc", b"cab"]
-    nats = ByteNgram(3).fit(train).nats(held_out)
+    nats = Ngram(3).fit(train).nats(held_out)
     assert ngram_bits_per_byte(train, held_out, order=3) == pytest.approx(nats / 9 * 1.4426950408889634)
     noise = random.Random(0).randbytes(500)
     assert ngram_bits_per_byte([b"\0"], [noise], order=1) == pytest.approx(8)            # one byte teaches nothing
+
+
+def test_words_are_counted_as_wikitext_counts_them():
+    assert words(" = Title = \n \n a <unk> b \n") == ["=", "Title", "=", "\n", "\n", "a", "<unk>", "b", "\n"]
+
+
+def test_an_unseen_word_is_the_unknown_one():
+    train = ["the cat <unk> sat \n the dog sat \n"]
+    assert ngram_word_perplexity(train, ["the zebra sat \n"], order=2) == \
+        pytest.approx(ngram_word_perplexity(train, ["the <unk> sat \n"], order=2))
+    assert ngram_word_perplexity(train, ["the dog sat \n"]) < ngram_word_perplexity(train, ["sat the \n dog"])
