@@ -13,17 +13,18 @@ from bloomery.model.block import Block
 from bloomery.model.config import ModelConfig
 from bloomery.model.init import initialise
 from bloomery.model.linear import Linear
-from bloomery.model.norms import NORMS
+from bloomery.model.norms import NORMS, Norm
 from bloomery.model.positions import rope_table, sinusoidal
 from bloomery.model.rope_scaling import frequencies, temperature
 
 
 class Transformer(nn.Module):
-    """A decoder. `compute` is the dtype of activations and matrix products; weights stay as they are."""
+    """A decoder. `compute` is the dtype of matrix products and what goes into them; weights stay as they are, and so
+    does the residual stream in fp32: rounded at every addition it would be off twice as far as products make it."""
 
     def __init__(self, config: ModelConfig, *, seed: int | None = 0, compute: torch.dtype = torch.float32):
         super().__init__()
-        self.config, self.compute = config, compute
+        self.config = config
         self.head = Linear(config.width, config.vocabulary)
         self.embedding = self.head if config.tied else Linear(config.width, config.vocabulary)
         if config.positions == "learned":
@@ -31,8 +32,20 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
         norm = NORMS[config.norm]
         self.norm = nn.Identity() if config.norm_order == "post" else norm(config.width, config.norm_eps)
+        self.compute = compute
         if seed is not None:
             initialise(self, depth=config.depth, seed=seed, residual=config.residual_init, norm=norm.start)
+
+    @property
+    def compute(self) -> torch.dtype:
+        return self._compute
+
+    @compute.setter
+    def compute(self, dtype: torch.dtype) -> None:
+        self._compute = dtype
+        for module in self.modules():
+            if isinstance(module, Norm):
+                module.compute = dtype
 
     def forward(self, ids: Tensor, positions: Tensor, memory: Memory) -> Tensor:
         """Hidden states after the last norm, (N, D) in the compute dtype."""
@@ -53,7 +66,7 @@ class Transformer(nn.Module):
             x = x + embedding(positions, self.places.weight)
         elif self.config.positions == "sinusoidal":
             x = x + sinusoidal(positions, self.config.width, dtype=x.dtype)
-        return x.to(self.compute)
+        return x.to(torch.promote_types(self.compute, torch.float32))
 
     def look_up(self, ids: Tensor) -> Tensor:
         """The tokens' vectors, (N, D); what replaces this knows where the rows of a split embedding are."""

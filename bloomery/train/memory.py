@@ -4,7 +4,7 @@ Bytes a token and layer kept for the backward pass, in a dtype of s bytes (a = H
 
     none         counted on a small block of the same kind; a plain one needs about s (6 D + 2 b + 4 f)
     selective    s (3 D + a + 2 b + g f)      outputs of matrix products; the rest is computed again
-    full         s D                          the block's input; a third more work (Chen et al. 2016)
+    full         4 D                          the block's input, fp32; a third more work (Chen et al. 2016)
 
 On top of it comes the block that is going backward.  A process holds more than is allocated, since malloc keeps holes:
 `slack` was measured on a CPU; plans are within 16 % of the highest resident set of nine runs of 0.15 to 1.7 GB.
@@ -76,7 +76,7 @@ def kept_per_token(config: ModelConfig, compute: torch.dtype) -> dict[str, float
     d, f, s = config.width, config.hidden, compute.itemsize
     a, b = config.heads * config.head_width, config.kv_heads * config.head_width
     gates = 2 if config.activation in GATED else 1
-    return {"none": counted(config, compute), "selective": s * (3 * d + a + 2 * b + gates * f), "full": s * d}
+    return {"none": counted(config, compute), "selective": s * (3 * d + a + 2 * b + gates * f), "full": 4 * d}
 
 
 def counted(config: ModelConfig, compute: torch.dtype) -> float:
@@ -87,7 +87,7 @@ def counted(config: ModelConfig, compute: torch.dtype) -> float:
         "heads": config.heads // parts, "hidden": -(-config.hidden // parts), "window": None, "window_layers": None}),
         compute=compute)
     forest = Forest(Segments(torch.tensor([0, COUNTED], dtype=torch.int32), torch.tensor([-1], dtype=torch.int32)))
-    x = torch.zeros(COUNTED, model.config.width, dtype=compute, requires_grad=True)
+    x = torch.zeros(COUNTED, model.config.width, requires_grad=True)
     turns = model.turns(torch.arange(COUNTED))
     shared = [*model.parameters(), *turns]
     shared += [m.compute_weight(compute) for m in model.modules() if isinstance(m, Linear)]

@@ -193,7 +193,8 @@ def apply(model: Transformer, team: Team, config: ParallelConfig) -> Replicated 
     held = copy.deepcopy(model, {id(p): nn.Parameter(p.detach()[:0], p.requires_grad) for p in model.parameters()})
     mesh = init_device_mesh(team.device.type, sizes, mesh_dim_names=("replicate", "shard", "tensor"))
     splits = split_tensors(model, mesh["tensor"]) if tensors > 1 else {}
-    policy = MixedPrecisionPolicy(None if model.compute == torch.float32 else model.compute, torch.float32)
+    policy = MixedPrecisionPolicy(None if model.compute == torch.float32 else model.compute, torch.float32,
+                                  cast_forward_inputs=False)    # the residual stream stays in fp32
     data = mesh["replicate", "shard"] if copies > 1 else mesh["shard"]
     for module in (*model.blocks, model):                       # the root keeps its head for the loss: torch's default
         fully_shard(module, mesh=data, mp_policy=policy)
