@@ -6,6 +6,7 @@ query scores a key is `dot_product.py`.
 
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from bloomery.model.config import ModelConfig
@@ -40,11 +41,13 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, cos: Tensor | None, sin: Tensor | None, memory: Memory, layer: int) -> Tensor:
         """cos and sin turn q and k; without rotary positions there are none."""
         qkv = self.qkv(x).view(len(x), -1, self.head_width)                              # (N, H + 2K, E)
-        q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), 1)
+        qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), 1)
         if self.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = qk.split((self.heads, self.kv_heads), 1)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), 1)
         if self.turn:
-            q, k = self.turn(q, cos, sin), self.turn(k, cos, sin)
+            qk = self.turn(qk, cos, sin)
+        q, k = qk.split((self.heads, self.kv_heads), 1)
         return self.output(memory.attend(layer, q, k, v, self.scoring).flatten(1))       # from (N, H, E)
 
 
