@@ -29,7 +29,8 @@ def arguments(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="nothing but the JSON line")
     parser.add_argument("--pairs", type=int, help="measurements of each side (5; with --quick 2)")
     parser.add_argument("--threads", type=int, default=len(cores()), help="threads of either side")
-    parser.add_argument("--peers", default=sys.executable, help="Python interpreter the peers are installed for")
+    parser.add_argument("--peers", default=sys.executable, type=os.path.abspath,
+                        help="Python interpreter the peers are installed for")
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT (case shakespeare)")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("BLOOMERY_DATA", Options.data)),
                         help="folder of public texts; default BLOOMERY_DATA")

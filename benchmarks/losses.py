@@ -1,4 +1,4 @@
-"""Case `loss-memory` (B12): peak memory of the loss of a long context against naive logits, TRL's head and torch's own.
+"""Case `loss-memory` (B12): peak memory of the loss of a long context against all logits and TRL's head.
 
 Every measurement is `benchmarks/loss_memory.py` in a process of its own.  Gate: loss, gradient norms and gradient
 times value agree to 1e-3, which is what bf16 leaves.  Ratio = the peer's peak / ours.
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from benchmarks.harness import PASSED, Options, Row, compared, fresh, turns
 from benchmarks.loss_memory import SIZES
 
-PEERS = ("naive", "trl", "linear_cross_entropy")
+PEERS = ("naive", "trl")                # linear_cross_entropy rounds its loss to bf16 and fails the gate (docs/log.md)
 CLOSE = 1e-3
 LARGE = 2**30                           # logits beyond which a step takes minutes: one pair
 

@@ -6,8 +6,10 @@ recipe (a checkout given by --nanogpt, used as it is but for the lines in `EDITS
     system    our model, loss, loop and AdamW do nanoGPT's work: same first weights, same batches, same schedule
     recipe    any recipe of ours with 0.80M parameters or fewer: `recipes/shakespeare.toml`
 
-Both sides are evaluated by the same function on the same windows at the same steps, and no clock runs meanwhile.  The
-first evaluated step at or below the target counts.  Every pair has a seed of its own.
+Both sides are evaluated by the same function on the same windows, and no clock runs meanwhile.  The first evaluated
+step at or below the target counts.  Every pair has a seed of its own.  nanoGPT reports 1.88 of its recipe from twenty
+random batches; over the whole split its 2,000 steps may end above that.  Then its whole run counts: for *system*, which
+does the same steps, the ratio is that of whole runs; for *recipe*, which must get there, it is a lower bound.
 """
 
 import gzip
@@ -36,7 +38,6 @@ from benchmarks.harness import (
     first_failure,
     fresh,
     low_precision,
-    turns,
 )
 
 TARGET = 1.88
@@ -321,28 +322,35 @@ def run(options: Options) -> Iterator[Row]:
 
 
 def rows_of(options: Options, side: Callable[..., dict], best: dict[str, str], gate: str) -> Iterator[Row]:
-    """Both rows, a seed a pair, from the same runs of the peer's kind."""
+    """Both rows, a seed each turn; our two stand on either side of the peer's run, in an order that changes."""
+    told: dict[str, list[dict]] = {"system": [], "nanogpt": [], "recipe": []}
+    for seed in range(1, options.pairs + 1):
+        for kind in tuple(told)[::1 if seed % 2 else -1]:
+            told[kind].append(side(kind, precision=best["nanogpt" if kind == "nanogpt" else "system"], seed=seed,
+                                   every=25 if kind == "recipe" else 50))
     for kind in ("system", "recipe"):
-        precision, every = best["system"], 50 if kind == "system" else 25
-        seeds = {"ours": iter(range(1, options.pairs + 1)), "peer": iter(range(1, options.pairs + 1))}
-        pairs = turns(lambda k=kind, p=precision, e=every, s=seeds: side(k, precision=p, every=e, seed=next(s["ours"])),
-                      lambda s=seeds: side("nanogpt", precision=best["nanogpt"], seed=next(s["peer"])), options.pairs)
-        ours, peers = (list(runs) for runs in zip(*pairs, strict=True))
-        late = [run for run in (*ours, *peers) if not run["reached"]]
-        apart = max(deviation(*cut(a, b)) for a, b in pairs)
+        pairs = list(zip(told[kind], told["nanogpt"], strict=True))
+        details = {"precision": best, "parameters": [told[name][0]["parameters"] for name in (kind, "nanogpt")]}
+        for name, runs in (("ours", told[kind]), ("peer", told["nanogpt"])):
+            details |= {f"steps_{name}": [run["step"] for run in runs],
+                        f"validation_{name}": [round(run["validation"], 4) for run in runs]}
         verdict = PASSED
         if kind == "system":
-            same = PASSED if apart <= CURVE else f"failed: training losses are {apart:.3f} apart, more than {CURVE}"
-            verdict = first_failure(gate, same)
-        if late and not options.quick:
-            short = f"failed: {len(late)} runs ended at {late[0]['validation']:.3f}, above {TARGET}"
-            verdict = first_failure(verdict, short)
-        yield compared(kind, pairs, gate=verdict, key="seconds", unit="s", less=True, details={
-            "precision": best, "parameters": [ours[0]["parameters"], peers[0]["parameters"]],
-            "steps_ours": [run["step"] for run in ours], "steps_peer": [run["step"] for run in peers],
-            "validation_ours": [round(run["validation"], 4) for run in ours],
-            "validation_peer": [round(run["validation"], 4) for run in peers]
-            } | ({"curves_apart": round(apart, 4)} if kind == "system" else {}))
+            details["curves_apart"] = round(max(deviation(*cut(a, b)) for a, b in pairs), 4)
+            verdict = first_failure(gate, alike(pairs, details["curves_apart"]))
+        late = [run["validation"] for run in told[kind] if not run["reached"]]
+        if kind == "recipe" and late and not options.quick:
+            verdict = f"failed: {len(late)} runs ended at {late[0]:.3f}, above {TARGET}"
+        details["peer_ended_above_target"] = sum(not run["reached"] for run in told["nanogpt"])
+        yield compared(kind, pairs, gate=verdict, key="seconds", unit="s", less=True, details=details)
+
+
+def alike(pairs: list[tuple[dict, dict]], apart: float) -> str:
+    """Whether two sides that do the same work did: one loss curve, and the end at the same loss."""
+    if apart > CURVE:
+        return f"failed: training losses are {apart:.3f} apart, more than {CURVE}"
+    ends = max(abs(a["validation"] - b["validation"]) for a, b in pairs)
+    return PASSED if ends <= CURVE else f"failed: validation losses end {ends:.3f} apart, more than {CURVE}"
 
 
 def cut(a: dict, b: dict) -> tuple[dict, dict]:

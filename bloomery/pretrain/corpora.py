@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,7 +27,7 @@ from bloomery.data.validation import corpus_bits_per_byte, domain_metrics
 from bloomery.generate.preview import preview
 from bloomery.model.transformer import Transformer
 from bloomery.text.tokenizer import Tokenizer
-from bloomery.train.objective import total_nll
+from bloomery.train.objective import Objective, causal_lm, total_nll
 from bloomery.train.samples import Preview
 from bloomery.train.session import TrainingConfig
 
@@ -51,6 +52,8 @@ class CorpusConfig(TrainingConfig):
     micro_rows: int = Field(8, gt=0, description="rows held in memory at once; any value gives the same step")
     context_warmup: float = Field(0.0, ge=0, le=1, description="share of the steps in which the context doubles, three "
                                                                "times, up to the model's; tokens a step stay the same")
+    z_loss: float = Field(0.0, ge=0, description="weight of the squared log-sum-exp, which keeps logits small")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target that all tokens have in common")
     validation_tokens: int = Field(60_000, gt=0, description="held-out tokens of a domain looked at in each validation")
 
     @model_validator(mode="after")
@@ -72,6 +75,11 @@ class CorpusConfig(TrainingConfig):
     def folders(self) -> dict[str, str]:
         """The folder of each domain; a lone folder is the domain "" of no name."""
         return self.data if isinstance(self.data, dict) else {"": self.data}
+
+    @property
+    def objective(self) -> Objective:
+        """The next token, with what the options add to its loss."""
+        return partial(causal_lm, z_loss=self.z_loss, label_smoothing=self.label_smoothing)
 
     def rows_a_step(self, context: int) -> int:
         return max(1, round(self.batch_tokens / context)) if self.batch_tokens else self.rows or ROWS

@@ -26,7 +26,6 @@ from bloomery.model.store import load_config, load_model, save_model
 from bloomery.model.transformer import Transformer
 from bloomery.pretrain.corpora import CorpusConfig, copy_tokenizer, drawn, open_corpora, stream, validation, writes
 from bloomery.text.tokenizer import load_tokenizer
-from bloomery.train.objective import causal_lm
 from bloomery.train.precision import choose
 from bloomery.train.session import train
 
@@ -122,7 +121,7 @@ def run(config: Config, out: Path) -> dict:
     found = {f"{name}_before": value for name, value in at_both(measures, before).items()}
     model = Transformer(made, seed=None)
     model.load_state_dict(before.state_dict())
-    state = train(model, config, out, name="extend", stream=batches, objective=causal_lm,
+    state = train(model, config, out, name="extend", stream=batches, objective=config.objective,
                   validate=lambda model: at_both(measures, model), blame=batches.documents,
                   preview=writes(config, tokenizer, config.context))
     settings = json.loads((Path(config.model) / "config.json").read_text(encoding="utf-8"))

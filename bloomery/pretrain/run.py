@@ -15,7 +15,6 @@ from bloomery.model.store import save_model
 from bloomery.model.transformer import Transformer
 from bloomery.pretrain.corpora import CorpusConfig, copy_tokenizer, drawn, open_corpora, stream, validation, writes
 from bloomery.text.tokenizer import load_tokenizer
-from bloomery.train.objective import causal_lm
 from bloomery.train.session import train
 
 
@@ -48,7 +47,7 @@ def run(config: Config, out: Path) -> dict:
     made = shape(config.model, corpora.vocabulary)
     batches = stream(config, corpora, made.context)
     model = Transformer(made, seed=config.seed)
-    state = train(model, config, out, name="pretrain", stream=batches, objective=causal_lm,
+    state = train(model, config, out, name="pretrain", stream=batches, objective=config.objective,
                   validate=validation(config, corpora, batches.domains, made.context), blame=batches.documents,
                   preview=writes(config, tokenizer, made.context))
     save_model(state.model, out, bos=corpora.eos, eos=None if corpora.eos is None else [corpora.eos])

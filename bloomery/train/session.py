@@ -135,6 +135,7 @@ def prepared(model: Transformer, config: TrainingConfig, home: Path, team: Team,
         raise ConfigError("an average of split weights is not kept", where="ema", hint="leave out ema, or the mesh")
     state = fresh(model, config.optimizer, steps=config.steps, ranks=ranks)
     state.guard = Guard(config.guard)
+    state.learning_rate()                                       # a schedule that cannot be is refused now
     if saved:
         checkpoint.load(state, Path(path), saved, identity=identity, accept=config.accept_change)
     first = list(stream(state.step)) if state.step < state.steps else []
