@@ -63,6 +63,18 @@ def ended(processes: list[subprocess.Popen], seconds: float = 120) -> list[str]:
     return [process.communicate(timeout=seconds)[1] for process in processes]
 
 
+def launcher_ends(processes: list[subprocess.Popen]) -> None:
+    """What a launcher does when a rank has died: the others get a moment to say so, then they are ended.
+
+    Ranks that train notice by themselves; one that waits for another to appear, or to finish its files, cannot.
+    """
+    for process in processes:
+        try:
+            process.wait(3)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
 def killed_often(corpus: Path, out: Path, ranks: list[int], dice: random.Random) -> int:
     """Kill a random rank at a random time, again and again, with a number of ranks drawn each time; how often."""
     kills = 0
@@ -79,6 +91,7 @@ def killed_often(corpus: Path, out: Path, ranks: list[int], dice: random.Random)
             assert all(not process.wait(60) for process in processes), ended(processes)
             break                                               # it was faster than we are
         victim.kill()
+        launcher_ends(processes)
         said = ended(processes)
         kills += 1
         others = [process.returncode for process in processes if process is not victim]
