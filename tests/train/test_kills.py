@@ -3,7 +3,6 @@
 `BLOOMERY_KILLS=50 pytest -m slow tests/train/test_kills.py` kills as often as that.
 """
 
-import json
 import os
 import random
 import socket
@@ -15,28 +14,10 @@ from pathlib import Path
 import pytest
 
 from bloomery.core.metrics import read_metrics
-from bloomery.data.shards import SPLITS, ShardWriter
-from bloomery.text.templates import TEMPLATES
-from bloomery.text.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("BLOOMERY_KILLS", 4))
 STEPS = 60 * (KILLS + 2)        # enough that the run is not over before it has been killed often enough
-TEXTS = [" ".join(f"{a} plus {b} is {a + b}." for b in range(20)) for a in range(40)]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    tokenizer = train_tokenizer(TEXTS, vocabulary=300)
-    tokenizer.save(folder, context=32, chat_template=TEMPLATES["chatml"].jinja())
-    for split in SPLITS:
-        writer = ShardWriter(folder, split, eos=tokenizer.eos, vocabulary=tokenizer.size)
-        for text in TEXTS if split == "train" else TEXTS[::10]:
-            writer.add(tokenizer.encode(text), len(text))
-        writer.close()
-    (folder / "shards.json").write_text(json.dumps({"vocabulary": tokenizer.size, "eos": tokenizer.eos}))
-    return folder
 
 
 def start(corpus: Path, out: Path, ranks: int) -> list[subprocess.Popen]:

@@ -15,20 +15,16 @@ import torch
 from bloomery.core.errors import BloomeryError, InputError, Preempted
 from bloomery.core.metrics import read_metrics
 from bloomery.data.batch import rectangle
-from bloomery.data.shards import SPLITS, ShardWriter
 from bloomery.data.stream import samples
 from bloomery.model.config import ModelConfig
 from bloomery.model.store import load_model
 from bloomery.model.transformer import Transformer
 from bloomery.pipeline import run_verb
-from bloomery.text.templates import TEMPLATES
-from bloomery.text.tokenizer import train_tokenizer
 from bloomery.train.hooks import stop_signal
 from bloomery.train.objective import causal_lm
 from bloomery.train.session import TrainingConfig, train
 
 ROOT = Path(__file__).parents[2]
-TEXTS = [" ".join(f"{a} plus {b} is {a + b}." for b in range(20)) for a in range(40)]
 STEPS = 180
 TINY = ModelConfig(vocabulary=16, context=8, depth=1, width=8, heads=1, kv_heads=1, head_width=8, hidden=8)
 DATA = torch.randint(0, 16, (30, 9), generator=torch.Generator().manual_seed(0))
@@ -41,21 +37,6 @@ def handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    """Shards and a tokenizer made without stages."""
-    folder = tmp_path_factory.mktemp("corpus")
-    tokenizer = train_tokenizer(TEXTS, vocabulary=300)
-    tokenizer.save(folder, context=32, chat_template=TEMPLATES["chatml"].jinja())
-    for split in SPLITS:
-        writer = ShardWriter(folder, split, eos=tokenizer.eos, vocabulary=tokenizer.size)
-        for text in TEXTS if split == "train" else TEXTS[::10]:
-            writer.add(tokenizer.encode(text), len(text))
-        writer.close()
-    (folder / "shards.json").write_text(json.dumps({"vocabulary": tokenizer.size, "eos": tokenizer.eos}))
-    return folder
 
 
 def options(corpus: Path, out: Path) -> list[str]:
