@@ -1,6 +1,5 @@
 """What a stage may die of, in words for people: a full disk, no memory, a request to stop, and our own defects."""
 
-import errno
 import re
 import shutil
 import signal
@@ -10,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bloomery.core.artifacts import FULL
 from bloomery.core.errors import BloomeryError, Defect, Interrupted, Preempted
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OS_ERROR = re.compile(r"\(os error (\d+)\)")               # how libraries written in Rust report a system call
 AGAIN = "run the same command again to go on"
 

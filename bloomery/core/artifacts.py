@@ -5,6 +5,7 @@ last, `DONE` with the size and SHA-256 of every file.  Without `DONE` a folder i
 go on in it, nobody else reads it.  Nothing here depends on clocks, directory order or modification times.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -25,6 +26,7 @@ from bloomery.core.errors import BloomeryError, GateError, InputError
 from bloomery.core.metrics import say
 
 HASH_DIGITS = 10
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)        # what a system says when there is no room for a file
 MARGIN_BYTES = 256 * 2**20          # free space below which no stage is started
 
 

@@ -84,6 +84,7 @@ def run(config: Config, out: Path) -> dict:
     measured: dict[str, dict] = {}
     shown: dict[str, dict] = {}
     scores: PairScores | None = None
+    count = 0
     for name, folder in progress(config.models.items(), name="evaluate, models", total=len(config.models)):
         model, tokenizer = load_model(Path(folder), compute=compute), load_tokenizer(Path(folder))
         renderer = Renderer(tokenizer, config.template)
@@ -91,8 +92,8 @@ def run(config: Config, out: Path) -> dict:
         if shard:
             context, stride = model.config.context, config.stride and min(config.stride, model.config.context)
             found |= corpus_bits_per_byte(shard, partial(total_nll, model), context=context, stride=stride)
-            if config.words:
-                count = sum(len(words(text)) for text in texts(shard, tokenizer))
+            if config.words:                                    # the text has as many words for every model
+                count = count or sum(len(words(text)) for text in texts(shard, tokenizer))
                 found["val_word_perplexity"] = perplexity(found["val_loss"] * len(shard.tokens), count)
         if rows:
             found |= answered(model, rows, renderer, config)

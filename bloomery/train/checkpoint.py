@@ -10,7 +10,6 @@ takes the one before.  There is no pickle and no random state: data order and ra
 `Saver` copies the state and lets training go on while a thread of low priority writes the copy.
 """
 
-import errno
 import json
 import math
 import os
@@ -26,7 +25,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bloomery.core.artifacts import check_space, file_hash, sync_folder
+from bloomery.core.artifacts import FULL, check_space, file_hash, sync_folder
 from bloomery.core.errors import BloomeryError, InputError
 from bloomery.core.metrics import say
 from bloomery.model.config import ModelConfig
@@ -124,7 +123,7 @@ class Saver:
             self.failures = 0
         except OSError as error:
             self.failures += 1
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or self.failures >= FAILURES:
+            if error.errno not in FULL or self.failures >= FAILURES:
                 self._error = error
             else:
                 say(f"warning: no checkpoint at step {told['step']} ({error.strerror}); those before are kept")

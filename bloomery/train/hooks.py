@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from bloomery.core.metrics import MetricLog
 from bloomery.train.state import Report, State
 
 
@@ -48,15 +47,6 @@ stop_signal = StopSignal()
 def on_signal(state: State, report: Report) -> str | None:
     """Stop after the step in which the process was asked to."""
     return stop_signal.reason
-
-
-def log_to(log: MetricLog) -> Hook:
-    """One row a step: the objective's metrics, `grad_norm` before clipping, `learning_rate`, speed, tokens so far."""
-    def hook(state: State, report: Report) -> None:
-        log.log(state.step, **report.metrics, grad_norm=report.grad_norm, learning_rate=report.learning_rate,
-                tokens_per_second=report.tokens / report.seconds, num_tokens=state.tokens)
-
-    return hook
 
 
 def every(steps: int, action: Callable[[State], None]) -> Hook:
