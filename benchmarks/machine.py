@@ -1,7 +1,7 @@
-"""What a measurement ran on: processor, threads, load, versions, and the fastest matrix product seen.
+"""What a measurement ran on: processor, threads, load, versions, the fastest matrix product and the memory's speed.
 
-The peak is what both sides are held against: floor and MFU are worth as much as it is, so it is measured in the same
-run and never taken from a table.
+Peak and bandwidth are what both sides are held against: floor and MFU are worth as much as they are, so they are
+measured in the same run and never taken from a table.
 """
 
 import json
@@ -15,7 +15,8 @@ from pathlib import Path
 
 QUIET = 0.3                             # 1-minute load above which nothing is measured
 SIZES = (512, 1024, 2048, 4096)         # cubes tried for the peak
-STAMPED = ("torch", "numpy", "transformers", "accelerate", "trl", "datasets", "tokenizers", "safetensors")
+STAMPED = ("torch", "numpy", "transformers", "accelerate", "trl", "datasets", "tokenizers", "safetensors", "fastapi",
+           "uvicorn", "xllamacpp", "vllm")
 
 
 def peak(dtype: str, *, sizes: tuple[int, ...] = SIZES, seconds: float = 0.3) -> float:
@@ -31,6 +32,25 @@ def peak(dtype: str, *, sizes: tuple[int, ...] = SIZES, seconds: float = 0.3) ->
             torch.mm(a, b, out=out)
             best, tries = max(best, 2 * size**3 / (time.perf_counter() - start)), tries + 1
     return best
+
+
+def bandwidth(size: int, *, seconds: float = 0.3) -> tuple[float, float]:
+    """Bytes copied a second, and bytes that can be read at most, of `size` bytes with the threads there are.
+
+    What is copied is read and written: twice as much as is counted, so nobody reads less than that.
+    """
+    import torch  # as above
+
+    source, target = torch.zeros(size // 4), torch.ones(size // 4)
+    best = []
+    for work in (lambda: target.copy_(source), source.sum):
+        tries, end = [], time.perf_counter() + seconds
+        while (start := time.perf_counter()) < end or len(tries) < 3:
+            work()
+            tries.append(size / (time.perf_counter() - start))
+        best.append(max(tries))
+    copied, read = best
+    return copied, max(2 * copied, read)
 
 
 def load() -> float:

@@ -6,9 +6,12 @@ What needs torch is imported by name when its command runs, so that `bloomery --
 """
 
 import json
+import os
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
+from inspect import Parameter, signature
 from io import StringIO
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +22,10 @@ from rich.text import Text
 
 from bloomery import __version__
 from bloomery.core.artifacts import verify as verify_folder
+from bloomery.core.config import Settings
 from bloomery.core.errors import BloomeryError
 from bloomery.core.metrics import console, say
+from bloomery.decoding import ChatOptions, GenerateOptions, checked
 from bloomery.failures import failures_explained
 from bloomery.stages import STAGES, Stage, load, load_module
 
@@ -71,17 +76,76 @@ def check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = Fal
     print_json(found) if as_json else load_module("bloomery.console").print_inspection(found)
 
 
-@app.command(epilog="example: bloomery chat runs/quickstart/sft-1a2b3c4d5e")
-def chat(model: Model,
-         temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token")] = 0.0,
-         max_tokens: Annotated[int, typer.Option(min=1, help="tokens of one answer at most")] = 200,
-         system: Annotated[str, typer.Option(help="a system message to start with")] = "",
+def same_bits() -> None:
+    """Products that round alike in every thread: MKL looks at this once, when torch is loaded."""
+    os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
+
+
+def takes(model: type[Settings]) -> Callable[[Callable], Callable]:
+    """A command whose parameter `options` is gathered from one option of the command line for each field of `model`."""
+    def widened(command: Callable) -> Callable:
+        own = [parameter for parameter in signature(command).parameters.values() if parameter.name != "options"]
+
+        def called(**given: object) -> None:
+            values = {name: given.pop(name) for name in model.model_fields}
+            command(**given, options=checked(model, values))
+
+        fields = [Parameter(name, Parameter.KEYWORD_ONLY, default=field.get_default(call_default_factory=True),
+                            annotation=Annotated[field.annotation, typer.Option(flag(name, field.annotation),
+                                                                                help=field.description)])
+                  for name, field in model.model_fields.items()]
+        called.__signature__ = signature(command).replace(parameters=own + fields)
+        called.__name__, called.__doc__ = command.__name__, command.__doc__
+        return called
+    return widened
+
+
+def flag(name: str, kind: object) -> str:
+    """`-n`, `--top-p`, and for what may also be unsaid `--plain` and `--no-plain`."""
+    dashed = f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
+    return f"{dashed}/--no{dashed[1:]}" if kind == bool | None else dashed
+
+
+@app.command(epilog="example: bloomery chat runs/quickstart/sft-1a2b3c4d5e --temperature 0.8")
+@takes(ChatOptions)
+def chat(model: Model, options: ChatOptions,
          ask: Annotated[str, typer.Option(metavar="QUESTION", help="ask this and end")] = "") -> None:
     """Talk to a model; questions may also come through a pipe, one a line."""
     talking = load_module("bloomery.chat")
-    speaker, lines = talking.open_chat(local(model)), iter([ask]) if ask else talking.typed_lines()
-    talking.talk(speaker, lines, temperature=temperature, max_tokens=max_tokens, system=system,
+    speaker = talking.open_chat(local(model), precision=options.precision)
+    talking.talk(speaker, iter([ask]) if ask else talking.typed_lines(), options,
                  interactive=sys.stdin.isatty() and not ask)
+
+
+@app.command(epilog="example: bloomery serve runs/quickstart/sft-1a2b3c4d5e best=runs/quickstart/dpo-6f7a8b9c0d")
+def serve(models: Annotated[list[str], typer.Argument(metavar="[NAME=]MODEL...", help="folders of models, trainings "
+                                                      "or checkpoints, or hf:org/name")],
+          rewards: Annotated[list[str] | None, typer.Option("--reward", metavar="[NAME=]MODEL", help="a reward model "
+                                                            "for best-of-n")] = None,
+          host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in, with a key")] = "127.0.0.1",
+          port: Annotated[int, typer.Option(help="0 takes a free one")] = 8000,
+          tokenizer: Annotated[str, typer.Option(metavar="FOLDER", help="for a training that has none beside it")] = "",
+          no_auth: Annotated[bool, typer.Option("--no-auth", help="let other machines in without a key")] = False,
+          lenient: Annotated[bool, typer.Option("--lenient", help="ignore unknown fields, and say which")] = False,
+          options: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any other limit or "
+                                                            "setting, as in --set slots=8")] = None) -> None:
+    """Serve models over OpenAI's HTTP API, with a page to talk to them. Keys are read from BLOOMERY_KEYS."""
+    same_bits()
+    given = {"host": host, "port": port, "no_auth": no_auth, "lenient": lenient}
+    serving = load_module("bloomery.serve.run")
+    serving.serve(models, serving.settings_of(given, options or []), rewards=rewards or [], tokenizer=tokenizer)
+
+
+@app.command(epilog="example: bloomery generate runs/quickstart/dpo-1a2b3c4d5e questions.jsonl answers.jsonl -n 4")
+@takes(GenerateOptions)
+def generate(model: Model, prompts: Annotated[Path, typer.Argument(metavar="PROMPTS", help="a file or folder of rows")],
+             out: Annotated[Path, typer.Argument(metavar="OUT", help="the JSONL file to write, or to go on with")],
+             options: GenerateOptions, as_json: AsJson = False) -> None:
+    """Complete every prompt of a file; killed and run again, it goes on where it was."""
+    same_bits()
+    options = options.model_copy(update={"reward": [str(local(name)) for name in options.reward]})
+    done = load_module("bloomery.completions").complete_file(local(model), prompts, out, options)
+    print_json(done) if as_json else sys.stdout.write(f"{done['rows']} rows in {out}\n")
 
 
 @app.command(epilog="example: bloomery show runs/quickstart/curate-1a2b3c4d5e --reason word_count")

@@ -1,6 +1,7 @@
 """Recipes as people run them: ours are sound, work is done once, and a kill at any moment changes nothing."""
 
 import json
+import os
 import random
 import time
 

@@ -22,12 +22,13 @@ from bloomery.core.metrics import say
 from bloomery.data.answers import PreferenceBatch
 from bloomery.data.batch import Batch
 from bloomery.data.formats import preferences
+from bloomery.data.likelihood import answer_logps, score_answers
 from bloomery.data.packing import best_fit_decreasing
 from bloomery.data.stream import Stream, samples
 from bloomery.generate.preview import preview
 from bloomery.losses.preference import PAIRWISE
 from bloomery.model.transformer import Transformer
-from bloomery.train.objective import Metrics, Objective, answer_logps, score_answers
+from bloomery.train.objective import Metrics, Objective
 from bloomery.train.precision import choose
 from bloomery.train.session import train
 from bloomery.train.tuning import TuningConfig, export, foretold, open_model

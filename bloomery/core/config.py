@@ -297,7 +297,8 @@ def check(model: type[Settings], values: dict[str, Any], *, locate: Callable[[Ke
             if message not in by_place.setdefault(keys, []):
                 by_place[keys].append(message)
         return None, [Problem(locate(keys), f"{prefix}{dotted(keys)}: {', or '.join(messages)}" if keys else
-                              f"{prefix.rstrip('.')}: {', or '.join(messages)}") for keys, messages in by_place.items()]
+                              f"{prefix.rstrip('.')}: ".removeprefix(": ") + ", or ".join(messages))
+                      for keys, messages in by_place.items()]
 
 
 def whole(value: Any) -> Any:

@@ -103,7 +103,7 @@ def progress(items: Iterable[T], *, name: str, total: int | None = None, every: 
     for done, item in enumerate(items):
         now = time.monotonic()
         if now - last >= every:
-            last, rate = now, done / (now - start)
-            left = f" of {total}, {(total - done) / max(rate, 1e-9):.0f} s left" if total else ""
-            say(f"  {name}: {done}{left}")
+            last = now
+            left = f", {(total - done) * (now - start) / done:.0f} s left" if total and done else ""
+            say(f"  {name}: {done}{f' of {total}' if total else ''}{left}")
         yield item

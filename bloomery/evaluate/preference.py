@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bloomery.core.errors import InputError
 from bloomery.core.records import Preference
+from bloomery.data.likelihood import score_answers
 from bloomery.model.transformer import Transformer
 from bloomery.text.chat import Renderer
-from bloomery.train.objective import score_answers
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
-
 from bloomery.core.errors import InputError
 from bloomery.core.records import Message
 from bloomery.generate.decode import complete
@@ -33,8 +31,7 @@ def preview(prompts: Sequence[str], speaks: Tokenizer | Renderer, *, context: in
     ends = {tokenizer.eos, tokenizer.turn_end} if chats else {tokenizer.eos}
 
     def write(model: Transformer) -> list[dict[str, str]]:
-        with torch.device(model.head.weight.device):        # a cache and ids beside the weights, wherever they are
-            found = complete(model, ids, ends=ends, max_tokens=max_tokens, how=how, seed=seed)
+        found = complete(model, ids, ends=ends, max_tokens=max_tokens, how=how, seed=seed)
         return [{"prompt": prompt, "text": tokenizer.decode(one.ids)}
                 for prompt, one in zip(prompts, found, strict=True)]
 

@@ -17,6 +17,7 @@ from bloomery.model.positions import interleaved_to_half
 GPT2 = {
     "embedding.weight": ["transformer.wte.weight"],
     "head.weight": ["lm_head.weight"],
+    "score.weight": ["score.weight"],
     "places.weight": ["transformer.wpe.weight"],
     "norm.weight": ["transformer.ln_f.weight"],
     "blocks.{l}.attention_norm.weight": ["transformer.h.{l}.ln_1.weight"],
@@ -30,6 +31,7 @@ GPT2 = {
 LLAMA = {
     "embedding.weight": ["model.embed_tokens.weight"],
     "head.weight": ["lm_head.weight"],
+    "score.weight": ["score.weight"],
     "norm.weight": ["model.norm.weight"],
     "blocks.{l}.attention_norm.weight": ["model.layers.{l}.input_layernorm.weight"],
     "blocks.{l}.attention.qkv.weight": [f"model.layers.{{l}}.self_attn.{x}_proj.weight" for x in "qkv"],

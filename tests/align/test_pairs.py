@@ -10,12 +10,12 @@ from bloomery.align.preference import paired, preference, score_pairs
 from bloomery.core.errors import InputError
 from bloomery.core.records import Message, Preference
 from bloomery.data.batch import forest, sequence
+from bloomery.data.likelihood import token_logps
 from bloomery.model.config import ModelConfig
 from bloomery.model.transformer import Transformer
 from bloomery.text.chat import Renderer
 from bloomery.text.tokenizer import SMALLEST, train_tokenizer
 from bloomery.train.loop import train_step
-from bloomery.train.objective import token_logps
 from bloomery.train.optim import OptimizerConfig
 from bloomery.train.state import fresh
 

@@ -13,11 +13,12 @@ from bloomery.core.errors import ConfigError, InputError
 from bloomery.core.metrics import read_metrics
 from bloomery.core.records import text_id
 from bloomery.data.shards import open_shard
+from bloomery.decoding import ChatOptions
 from bloomery.evaluate import run as evaluation
-from bloomery.generate.decode import Chat
 from bloomery.instruct import run as sft
 from bloomery.pretrain import run as pretraining
 from bloomery.pretrain import shards, vocabulary
+from bloomery.speaker import Speaker
 
 COLOURS = {"sky": "blue", "grass": "green", "snow": "white", "coal": "black", "blood": "red", "sun": "yellow"}
 TEXTS = [f"The {thing} is {colour}. " * 3 + f"Nobody has {number} of them. The {thing} stays {colour} in {number}, "
@@ -139,9 +140,8 @@ def test_evaluation_sets_models_side_by_side(runs):
 
 def test_the_result_chats(runs):
     root, _ = runs
-    chat = Chat(root / "dpo")
     messages = sft.conversations(str(root / "chats.jsonl"), sft.Quarantine())[0].messages[:1]
-    assert "".join(chat.reply(messages, max_tokens=20)) == "It is blue."
+    assert "".join(Speaker(root / "dpo").reply(messages, ChatOptions(max_tokens=20))) == "It is blue."
 
 
 def test_the_same_stage_again_writes_the_same_bytes(runs, tmp_path):

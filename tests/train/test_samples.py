@@ -6,8 +6,9 @@ import torch
 from bloomery.core.errors import InputError
 from bloomery.core.metrics import read_metrics
 from bloomery.data.batch import rectangle
-from bloomery.generate.decode import Completion
 from bloomery.generate.preview import preview
+from bloomery.generate.request import Completion
+from bloomery.generate.sampling import Token
 from bloomery.model.config import ModelConfig
 from bloomery.model.transformer import Transformer
 from bloomery.text.chat import Renderer
@@ -50,9 +51,9 @@ def test_a_resume_keeps_what_it_stands_on(tmp_path):
 
 
 def test_a_chat_model_is_asked_and_its_turn_ends(monkeypatch):
-    model, seen = Transformer(SHAPE), []
+    model, seen, six = Transformer(SHAPE), [], [Token(id, -1.0, -1.0) for id in TOKENIZER.encode("six")]
     monkeypatch.setattr("bloomery.generate.preview.complete", lambda model, ids, **options:
-                        seen.append((ids, options["ends"])) or [Completion(TOKENIZER.encode("six"), "stop")])
+                        seen.append((ids, options["ends"])) or [Completion(six)])
     assert preview(["hi"], Renderer(TOKENIZER), context=64)(model) == [{"prompt": "hi", "text": "six"}]
     (ids,), ends = seen[0]
     assert TOKENIZER.decode(ids, keep_control=True).endswith("user\nhi<|im_end|>\n<|im_start|>assistant\n")

@@ -11,17 +11,20 @@ from tests.vectors.adapters_data import DATA
 from tests.vectors.adapters_learning import LEARNING
 from tests.vectors.adapters_model import MODEL
 from tests.vectors.adapters_positions import POSITIONS
+from tests.vectors.adapters_search import SEARCH
 from tests.vectors.adapters_text import TEXT
 
 Adapter = Callable[[dict, Path], dict]
 
-ADAPTERS: dict[str, Adapter] = MODEL | POSITIONS | LEARNING | TEXT | DATA
+ADAPTERS: dict[str, Adapter] = MODEL | POSITIONS | LEARNING | TEXT | DATA | SEARCH
 
 # What `expected` holds beside results: parameters of the question, given to the adapter as inputs.
 ASKED = {
     "bpe_train": lambda expected: {"words": list(expected["encoded"])},
     "hf_generate": lambda expected: {"max_new_tokens": len(expected["greedy_new_tokens"]),
-                                     "eos_token_id": expected["greedy_with_eos"]["eos_token_id"]},
+                                     "eos_token_id": expected["greedy_with_eos"]["eos_token_id"],
+                                     "beams": [{key: value for key, value in beam.items() if "sequences" not in key}
+                                               for beam in expected["beam"]]},
 }
 
 # Results whose order carries no meaning: compared sorted.

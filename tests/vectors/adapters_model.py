@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bloomery.generate.decode import complete
 from bloomery.generate.sampling import Sampling, filtered
 from bloomery.losses.token import IGNORE, shifted, token_nll
 from bloomery.model.cache import Cache
@@ -192,26 +191,13 @@ def hf_import(inputs: dict, folder: Path) -> dict:
             "n_parameters": load_config(path).parameters()}
 
 
-def hf_generate(inputs: dict, folder: Path) -> dict:
-    """Greedy decoding with the cache; beams are not built."""
-    path = folder / inputs["checkpoint"]
-    model = load_model(path, compute=torch.float64, dtype=torch.float64)
-
-    def greedy(ends: set[int]) -> list[int]:
-        done = complete(model, [inputs["prompt_ids"]], ends=ends, max_tokens=inputs["max_new_tokens"])[0]
-        return [*done.ids, *(ends if done.finish == "stop" else ())]
-
-    return {"greedy_new_tokens": greedy(set()),
-            "greedy_with_eos": {"eos_token_id": inputs["eos_token_id"], "new_tokens": greedy({inputs["eos_token_id"]})}}
-
-
 MODEL = {
     "attention": attention_vector, "attention_toy": attention_toy, "attention_dot_context": attention_dot_context,
     "attention_rows": attention_rows, "scale_attention_temperature": attention_temperature,
     "kv_cache_toy": kv_cache_toy, "kv_cache_bytes": cache_bytes, "causal_mask_count": causal_mask_count,
     "swiglu": swiglu, "rmsnorm": rmsnorm,
     "gpt2_residual_init": gpt2_residual_init, "param_count": param_count, "flops_6nd": flops_6nd,
-    "hf_import_llama": hf_import, "hf_import_gpt2": hf_import, "hf_generate": hf_generate, "layernorm": layernorm,
+    "hf_import_llama": hf_import, "hf_import_gpt2": hf_import, "layernorm": layernorm,
     "activations": activations, "fp16_mask": fp16_mask, "attention_cost": attention_cost,
     "gpt3_table": gpt3_table,
 }

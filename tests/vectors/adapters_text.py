@@ -14,8 +14,8 @@ from bloomery.curate.heuristics import gopher_quality
 from bloomery.data.packing import best_fit_decreasing, concat_chunk
 from bloomery.evaluate.metrics import exact_match, normalise, token_f1
 from bloomery.generate.decode import complete
-from bloomery.generate.sampling import Sampling, filtered, greedy, top_p
-from bloomery.generate.stopping import TextStream, cut_at_stop
+from bloomery.generate.sampling import Sampling, filtered, greedy, repetition_penalty, top_p
+from bloomery.generate.stopping import StopStrings
 from bloomery.model.config import ModelConfig
 from bloomery.text.chat import Renderer
 from bloomery.text.templates import Template
@@ -102,10 +102,14 @@ def temperature_example(inputs: dict, folder: Path) -> dict:
     return {"p_B": [filtered(logits, Sampling(temperature=t)).exp()[1] for t in inputs["temperatures"]]}
 
 
+def repetition_penalty_vector(inputs: dict, folder: Path) -> dict:
+    return {"logits": repetition_penalty(double(inputs["logits"]), inputs["seen_token_ids"], inputs["penalty"])}
+
+
 class Script:
     """A model that says token 0 until it has said `end_at - 1` of them, then token 1, which ends."""
 
-    compute = torch.float32
+    compute, head = torch.float32, torch.nn.Linear(1, 1)
 
     def __init__(self, prompt: int, end_at: int | None):
         self.config = ModelConfig(vocabulary=2, context=1024, depth=1, heads=1, kv_heads=1, head_width=2)
@@ -127,15 +131,14 @@ def max_tokens(inputs: dict, folder: Path) -> dict:
 
 def stop_strings(inputs: dict, folder: Path) -> dict:
     """Pieces are pushed until a stop string is met, else what was held back is flushed at the end."""
-    stream, text, chunks, consumed = TextStream(inputs["stop_strings"]), "", [], 0
-    while consumed < len(inputs["token_pieces"]) and not stream.stopped:
-        text += inputs["token_pieces"][consumed]
-        chunks.append(stream.push(text))
+    watch, chunks, consumed = StopStrings(inputs["stop_strings"]), [], 0
+    while consumed < len(inputs["token_pieces"]) and watch.stopped is None:
+        chunks.append(watch.push(inputs["token_pieces"][consumed]))
         consumed += 1
-    if not stream.stopped:
-        chunks.append(stream.push(text, last=True))
-    return {"output_text": "".join(chunks), "stop_string_hit": cut_at_stop(text, inputs["stop_strings"])[1],
-            "pieces_consumed": consumed, "streamed_chunks": chunks}
+    if watch.stopped is None:
+        chunks.append(watch.push("", last=True))
+    return {"output_text": "".join(chunks), "stop_string_hit": watch.stopped, "pieces_consumed": consumed,
+            "streamed_chunks": chunks}
 
 
 def squad(inputs: dict, folder: Path) -> dict:
@@ -148,5 +151,6 @@ TEXT = {
     "bpe_train": bpe_train, "concat_chunk": concat_chunk_vector, "packing_bfd": packing_bfd,
     "completion_mask": completion_mask, "gopher_quality_rules": gopher_rules, "greedy": greedy_vector,
     "sampling_filter": sampling_filter, "top_p_boundary": top_p_boundary, "temperature_example": temperature_example,
-    "max_tokens": max_tokens, "stop_strings": stop_strings, "squad_f1_em": squad,
+    "repetition_penalty": repetition_penalty_vector, "max_tokens": max_tokens, "stop_strings": stop_strings,
+    "squad_f1_em": squad,
 }

@@ -1,0 +1,307 @@
+"""`bloomery generate`: a file of prompts in, the same rows in the same order with `completions` out.
+
+A row has one of
+
+    ids         tokens, fed as they are
+    messages    a dialogue; a last turn of the assistant is left off, it is what is asked for
+    prompt      a question or a dialogue; for a base model a text to be continued, as is the `text` of a document
+    chosen      the dialogue of a preference without a prompt
+
+and keeps all its columns.  A completion is {"text", "finish", "logp"}: "stop" or "length", and the sum of the model's
+own log-probabilities, end token included; with a score where they are ranked, best first.
+
+Row r draws with a seed that is a function of (seed, r), so a completion does not depend on what else was under way, nor
+on where an earlier run was stopped.  Whole lines are appended to `.OUT.part`, which gets its name when all rows are
+there; `.OUT.json` says what they are made from.  The same command again goes on behind the last whole line, and ends
+with the bytes of a run that was never stopped.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import BinaryIO
+
+from bloomery import __version__
+from bloomery.core.artifacts import file_hash, fingerprint, sync_folder, tree_hash, write_atomic
+from bloomery.core.config import differences
+from bloomery.core.errors import BloomeryError, ConfigError, InputError, Preempted
+from bloomery.core.files import Quarantine, rows
+from bloomery.core.metrics import duration, progress, say
+from bloomery.core.records import Message
+from bloomery.data.formats import messages
+from bloomery.decoding import GenerateOptions
+from bloomery.generate.best_of import kl_bound, ranking
+from bloomery.generate.determinism import self_test
+from bloomery.generate.request import Completion, Ticket
+from bloomery.generate.scoring import Ensemble, Reward, RewardModel
+from bloomery.model.hub import MODEL_FILES
+from bloomery.speaker import Speaker
+from bloomery.train.hooks import stop_signal
+
+COMPLETIONS = "completions"
+SHOWN = 5                       # bad rows that an error names
+SHORTEST = 64                   # tokens of a cache, at least: the engine's trial needs a few
+SYNC_SECONDS = 5.0              # of work that a power failure may cost; a killed process loses no line it wrote
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of the file: its columns, what is fed to the model, and what a reward model reads of it."""
+
+    row: dict
+    ids: list[int]
+    turns: tuple[Message, ...] = ()
+
+
+def complete_file(model: Path, prompts: Path, out: Path, options: GenerateOptions) -> dict:
+    """Complete every prompt of a file into `out`, or go on where an earlier run of the same options stopped.
+
+    Raises `InputError` with the bad rows of the file before any work, `ConfigError` when `out` was begun with other
+    options.  Returns what was done: rows, tokens, seconds.
+    """
+    about = {"version": __version__, "model": model_hash(model), "prompts": tree_hash(prompts),
+             "rewards": [model_hash(Path(name)) for name in options.reward],
+             "options": options.model_dump(mode="json", exclude={"reward"})}
+    with claimed(out) as part:
+        if belongs(out, part, about):
+            say(f"{out} is already done")
+            return {"out": str(out), "rows": count_lines(out), "done_before": count_lines(out)}
+        speaker = Speaker(model, precision=options.precision)
+        asked = read_prompts(prompts, speaker, options)
+        rank = rewards(options) if options.reward else None
+        write_atomic(beside(out, ".json"), json.dumps(about, indent=1))
+        begin = keep_whole_lines(part, asked)
+        if begin:
+            say(f"goes on after {begin} of {len(asked)} rows")
+        with stop_signal.caught():
+            found = write_all(part, speaker, asked, begin, options, rank)
+        os.replace(beside(out, ".part"), out)
+        sync_folder(out.parent)
+    if options.is_ranked:
+        found["kl_bound"] = kl_bound(options.drawn)
+        say(f"best of {options.drawn}: {found['kl_bound']:.3f} nats of KL to the model at most")
+    return {"out": str(out), "rows": len(asked), "done_before": begin, **found}
+
+
+def model_hash(folder: Path) -> str:
+    """What a model's folder holds, without checkpoints of the training that may still be in it."""
+    return fingerprint({path.name: file_hash(path) for pattern in MODEL_FILES for path in folder.glob(pattern)})
+
+
+# --- the file of prompts ------------------------------------------------------------------------------------------
+
+def read_prompts(path: Path, speaker: Speaker, options: GenerateOptions) -> list[Prompt]:
+    """Every row as ids; one `InputError` for all that cannot be used, before any is."""
+    quarantine, found = Quarantine(), []
+    for row, where in rows(path, quarantine):
+        try:
+            prompt = prompt_of(row, speaker, options)
+        except InputError as error:
+            prompt = error.what
+        if isinstance(prompt, str):
+            quarantine.add(where, prompt)
+        else:
+            found.append(prompt)
+    if len(quarantine):
+        named = "; ".join(f"{entry['where']}: {entry['why']}" for entry in quarantine.entries[:SHOWN])
+        more = f"; and {len(quarantine) - SHOWN} more" if len(quarantine) > SHOWN else ""
+        raise InputError(f"{len(quarantine)} of {len(quarantine) + len(found)} rows cannot be used", where=str(path),
+                         why=named + more, hint="mend or remove these rows; nothing was generated")
+    if not found:
+        raise InputError("there is no prompt", where=str(path), why="it has no rows")
+    return found
+
+
+def prompt_of(row: dict, speaker: Speaker, options: GenerateOptions) -> Prompt | str:
+    """One row as ids; a string says why not."""
+    if COMPLETIONS in row:
+        return f"it already has a column {COMPLETIONS}"
+    try:
+        json.dumps(row, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        return f"JSON cannot hold it: {error}"
+    if row.get("ids") is not None:
+        prompt = Prompt(row, row["ids"])
+    elif speaker.renderer is None:
+        return "no column ids, and the model has no tokenizer for anything else"
+    else:
+        plain = not speaker.answers if options.plain is None else options.plain
+        prompt = plain_prompt(row, speaker) if plain else chat_prompt(row, speaker, options.system)
+    return prompt if isinstance(prompt, str) else misfit(prompt, speaker, options) or prompt
+
+
+def plain_prompt(row: dict, speaker: Speaker) -> Prompt | str:
+    text = row.get("prompt", row.get("text"))
+    if not isinstance(text, str) or not text:
+        return "no text to be continued in prompt or text"
+    return Prompt(row, [speaker.tokenizer.eos, *speaker.tokenizer.encode(text)])
+
+
+def chat_prompt(row: dict, speaker: Speaker, system: str) -> Prompt | str:
+    name = next((name for name in ("messages", "prompt", "chosen") if row.get(name) is not None), None)
+    if not name:
+        return "no column ids, messages or prompt"
+    turns = messages(row[name], "user" if name == "prompt" else None)
+    if isinstance(turns, str):
+        return f"{name}: {turns}"
+    turns = turns[:-1] if turns[-1].role == "assistant" else turns
+    if not turns:
+        return f"{name}: nothing is asked"
+    if system and turns[0].role != "system":
+        turns = (Message("system", system), *turns)
+    return Prompt(row, speaker.renderer.prompt(turns), turns)
+
+
+def misfit(prompt: Prompt, speaker: Speaker, options: GenerateOptions) -> str:
+    """Why the model cannot go on from these ids, or a reward model not judge what comes."""
+    config, ids = speaker.model.config, prompt.ids
+    if not isinstance(ids, list) or not all(type(id) is int and 0 <= id < config.vocabulary for id in ids):
+        return f"ids is no list of whole numbers below {config.vocabulary}"
+    if not 0 < len(ids) < config.context:
+        return f"it has {len(ids)} tokens, the model reads 1 to {config.context - 1} and then answers"
+    return "a reward model reads a dialogue, not ids or plain text" if options.reward and not prompt.turns else ""
+
+
+# --- the file of completions --------------------------------------------------------------------------------------
+
+def beside(out: Path, end: str) -> Path:
+    """A hidden file of ours beside the output: whoever reads the folder as data does not see it."""
+    return out.with_name(f".{out.name}{end}")
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[BinaryIO]:
+    """The unfinished file, held by this process alone; an empty one does not stay behind."""
+    if not out.parent.is_dir() or out.is_dir():
+        raise InputError("cannot write there", where=str(out), hint="give a file name in a folder that exists")
+    path = beside(out, ".part")
+    with open(path, "ab+") as part:
+        try:
+            fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BloomeryError("another run is writing this file", where=str(out),
+                                hint="wait for it, or end it") from None
+        try:
+            yield part
+        finally:
+            if path.exists() and not path.stat().st_size:
+                path.unlink()
+
+
+def belongs(out: Path, part: BinaryIO, about: dict) -> bool:
+    """Whether `out` is already done; `ConfigError` if it, or what there is of it, was made from something else."""
+    begun = part.seek(0, os.SEEK_END) > 0
+    if not (out.exists() or begun):
+        return False
+    path = beside(out, ".json")
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if before == about:
+        return out.exists()
+    changes = differences(before, about) if before else {}
+    why = "; ".join(f"{name.removeprefix('options.')}: {json.dumps(old)} -> {json.dumps(new)}"
+                    for name, (old, new) in changes.items())
+    raise ConfigError("the output was made with other options" if before else "the output exists already",
+                      where=str(out), why=why or "it was not written by this command",
+                      hint="choose another file, or remove " + str(out if out.exists() else beside(out, ".part")))
+
+
+def keep_whole_lines(part: BinaryIO, asked: list[Prompt]) -> int:
+    """How many rows an earlier run has finished; what a stop left behind them is cut off."""
+    part.seek(0)
+    done = size = 0
+    for line, prompt in zip(part, asked, strict=False):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n") or row.pop(COMPLETIONS, None) is None or row != prompt.row:
+            break
+        done, size = done + 1, size + len(line)
+    part.truncate(size)
+    part.seek(size)
+    return done
+
+
+def count_lines(path: Path) -> int:
+    with open(path, "rb") as file:
+        return sum(1 for _ in file)
+
+
+def write_all(part: BinaryIO, speaker: Speaker, asked: list[Prompt], begin: int, options: GenerateOptions,
+              reward: Reward | None) -> dict:
+    """Append the rows from `begin` on as they are finished, in their order; tokens, ends and seconds."""
+    start = synced = time.monotonic()
+    tokens, ends = 0, Counter()
+    waiting = progress(tickets(speaker, asked, begin, options), name="generate", total=len(asked) - begin)
+    for row, ticket in enumerate(waiting, begin):
+        prompt = asked[row]
+        if ticket.error:
+            raise BloomeryError("a completion failed", where=f"row {row + 1}", why=ticket.error,
+                                hint="the rows before it are kept; the same command goes on from here")
+        found = ranked(prompt, ticket.completions, options, reward)
+        part.write((json.dumps(prompt.row | {COMPLETIONS: found}, ensure_ascii=False) + "\n").encode())
+        part.flush()
+        if time.monotonic() - synced > SYNC_SECONDS:
+            os.fsync(part.fileno())
+            synced = time.monotonic()
+        tokens += sum(len(one.tokens) for one in ticket.completions)
+        ends.update(one.finish for one in ticket.completions)
+    os.fsync(part.fileno())
+    seconds = time.monotonic() - start
+    say(f"{tokens} tokens in {duration(seconds)}")
+    return {"generated_tokens": tokens, "finish": dict(sorted(ends.items())), "seconds": round(seconds, 3)}
+
+
+# --- completions --------------------------------------------------------------------------------------------------
+
+def row_seed(seed: int, row: int) -> int:
+    """The seed of one row: 63 bits of a hash, so that neighbouring rows and seeds have nothing in common."""
+    return int.from_bytes(blake2b(f"{seed} {row}".encode(), digest_size=8).digest()) >> 1
+
+
+def tickets(speaker: Speaker, asked: list[Prompt], begin: int, options: GenerateOptions) -> Iterator[Ticket]:
+    """The finished requests of all rows from `begin` on, in order; as many are under way as there are slots."""
+    longest = max(len(prompt.ids) for prompt in asked)
+    context = min(speaker.model.config.context, max(longest + options.max_tokens, SHORTEST))
+    engine = speaker.open(slots=options.slots, context=context)
+    if not (report := self_test(engine)).ok:
+        say(f"warning: {report.why}: after a stop other bits may come than without one")
+    going: dict[int, Ticket] = {}
+    coming = iter(range(begin, len(asked)))
+    for number in range(begin, len(asked)):
+        while number not in going or not going[number].finished:
+            if stop_signal.reason:
+                raise Preempted("stopped", why=stop_signal.reason,
+                                hint=f"{number} of {len(asked)} rows are kept; run the same command again to go on")
+            while engine.waiting < options.slots and (row := next(coming, None)) is not None:
+                going[row] = engine.submit(speaker.request(asked[row].ids, options, n=options.drawn,
+                                                           seed=row_seed(options.seed, row)))
+            engine.step(fill=True)
+        yield going.pop(number)
+
+
+def ranked(prompt: Prompt, found: list[Completion], options: GenerateOptions, reward: Reward | None) -> list[dict]:
+    """The completions to keep as they are written down: as they were drawn, or the best first, ties as drawn."""
+    written = [written_down(one, options.ids or "ids" in prompt.row) for one in found]
+    if not options.is_ranked:
+        return written
+    scores = reward([prompt.turns], [[one.text for one in found]])[0] if reward else \
+        [one["logp"] / max(len(c.tokens), 1) for one, c in zip(written, found, strict=True)]
+    return [written[index] | {"score": round(scores[index], 6)} for index in ranking(scores)[:options.n]]
+
+
+def written_down(one: Completion, with_ids: bool) -> dict:
+    return {"text": one.text, "finish": one.finish, "logp": round(sum(token.raw for token in one.tokens), 6)} | \
+        ({"ids": one.ids} if with_ids else {})
+
+
+def rewards(options: GenerateOptions) -> Reward:
+    models = [RewardModel(Path(name)) for name in options.reward]
+    return models[0] if len(models) == 1 else Ensemble(models, options.combine)

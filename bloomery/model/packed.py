@@ -1,0 +1,72 @@
+"""A model for decoding: the same modules, with bfloat16 weights laid out once as the CPU's matrix products want them.
+
+A product of one row with a plain weight rearranges the whole weight first: 0.5 ms of (16384, 512), against 0.2 ms of
+the same weight rearranged beforehand, and still 1.2 times at 32 rows.  Norms and the embedding are those of the model
+itself; a tied embedding is the one weight that is held twice, to look tokens up and to score them.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bloomery.model.linear import Linear, rounded
+from bloomery.model.transformer import Transformer
+
+ROWS = 32               # rows the layout is made for; 1 and 64 run as fast with it
+LOOKED_UP = ("embedding", "places")
+
+
+class Stamped(Protocol):
+    """A layer made from another, and which state of it: renewed only when that has changed."""
+
+    stamp: tuple[int, int]
+
+
+class PackedLinear(nn.Module):
+    """x (N, in) -> (N, out) in bfloat16 without a gradient."""
+
+    def __init__(self, linear: Linear):
+        super().__init__()
+        self.stamp = stamp(linear)
+        weight = linear.compute_weight(torch.bfloat16).contiguous()
+        self.register_buffer("packed", torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), persistent=False)
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().bfloat16(), persistent=False)
+        linear._shadow = None                           # made for this; training makes its own again
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x if len(x) <= 2 * ROWS else rounded(x)
+        return torch.ops.mkldnn._linear_pointwise(wide, self.packed, self.bias, "none", [], "")[:len(x)]
+
+
+def stamp(linear: Linear) -> tuple[int, int]:
+    """What changes whenever a weight does."""
+    return linear.weight._version, linear.weight.data_ptr()
+
+
+def packs(model: Transformer) -> bool:
+    """Whether this model's products can be had from packed weights."""
+    return (model.compute == torch.bfloat16 and isinstance(model.head, Linear)
+            and model.head.weight.device.type == "cpu"
+            and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
+
+
+def packed(model: Transformer, before: Transformer | None = None) -> Transformer:
+    """The model with packed weights, or itself where that cannot be.
+
+    `before` is what an earlier call made of the same modules: what has not changed since is taken from it.
+    """
+    if not packs(model):
+        return model
+    with torch.device("meta"):
+        twin = Transformer(model.config, seed=None, compute=model.compute)
+    for name, module in model.named_modules():
+        if name in LOOKED_UP or not list(module.parameters(recurse=False)):
+            continue
+        earlier = before.get_submodule(name) if before is not None else None
+        same = isinstance(module, Linear) and isinstance(earlier, PackedLinear) and earlier.stamp == stamp(module)
+        twin.set_submodule(name, earlier if same else PackedLinear(module) if isinstance(module, Linear) else module)
+    for name in LOOKED_UP:
+        if hasattr(model, name):
+            setattr(twin, name, getattr(model, name))
+    return twin.eval() if not model.training else twin
