@@ -59,6 +59,7 @@ def lengths(count: int, *, mean: float, spread: float, least: int, most: int, se
 def works(*, quick: bool) -> dict[str, dict]:
     """The rows: lengths of prompts and answers, and how many requests are alive at once."""
     tokens, rows, count = (16, 4, 2) if quick else (64, 32, 8)
+
     def drawn(seed: int) -> list[int]:
         return lengths(4 * rows, mean=tokens, spread=0.8, least=tokens // 16, most=4 * tokens - 1, seed=seed)
 

@@ -36,15 +36,20 @@ MICRO_TOKENS = 8192             # of a batch that is embedded
 
 
 class Engine:
-    """Serves one model from one thread. Without a `tokenizer` completions have ids and no text."""
+    """Serves one model from one thread. Without a `tokenizer` completions have ids and no text.
+
+    With `own` the model is the engine's alone: of weights that are laid out anew for decoding no plain copy is kept.
+    """
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer | None = None, *, slots: int = 32,
-                 context: int | None = None, chunk: int = 64, reuse: bool = True):
-        self.model, self.tokenizer, self.context = model, tokenizer, context or model.config.context
+                 context: int | None = None, chunk: int = 64, reuse: bool = True, own: bool = False):
+        self.tokenizer, self.context = tokenizer, context or model.config.context
         if not 0 < self.context <= model.config.context:
             raise ValueError(f"context must lie between 1 and the model's {model.config.context}, got {context}")
         self.scheduler = Scheduler(slots, chunk, reuse=reuse)
-        self.decoder, self.device, self.chunk = packed(model), model.head.weight.device, chunk
+        self.device, self.chunk, self.own = model.head.weight.device, chunk, own
+        self.decoder = packed(model)
+        self.model = self.decoder if own else model
         self.every, self.rows, self.fixed = range(slots), ROWS if slots > 1 else 1, False
         kept = torch.promote_types(model.compute, torch.float32) if self.device.type == "cpu" else model.compute
         with self._beside():
@@ -284,8 +289,9 @@ class Engine:
 
     def _swap(self) -> None:
         if self._next is not None and self.scheduler.empty:
-            self.model, self._next, self.scheduler.closing = self._next, None, False
-            self.decoder = packed(self.model, self.decoder)
+            self.decoder = packed(self._next, self.decoder)
+            self.model = self.decoder if self.own else self._next
+            self._next, self.scheduler.closing = None, False
             self.forget()
 
     def forget(self) -> None:

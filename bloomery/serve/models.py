@@ -16,6 +16,7 @@ from bloomery.generate.engine import Engine
 from bloomery.generate.scoring import Reward, RewardModel
 from bloomery.model.config import ModelConfig
 from bloomery.model.hub import is_hub_id, located, parsed
+from bloomery.model.int8 import quantise
 from bloomery.model.scalar import is_scalar
 from bloomery.model.store import load_config, load_generation, load_model
 from bloomery.model.transformer import Transformer
@@ -119,8 +120,8 @@ def open_model(name: str, folder: Path, settings: ServeSettings, tokenizer: str 
         model = whole_model(config, checkpoint, compute).to(compute)
         ends = {renderer.tokenizer.eos} if verb(stage) in CONTINUES else {renderer.tokenizer.turn_end}
     kind = "chat" if renderer.tokenizer.turn_end in ends else "completion"
-    engine = Engine(model.eval(), renderer.tokenizer, slots=settings.slots, chunk=settings.chunk,
-                    context=min(settings.context or config.context, config.context))
+    engine = Engine(shrunk(model.eval(), settings), renderer.tokenizer, slots=settings.slots, chunk=settings.chunk,
+                    context=min(settings.context or config.context, config.context), own=True)
     made = int((folder / "config.json" if finished else checkpoint).stat().st_mtime)
     return Served(name, kind, folder, config, made, checkpoint, engine, renderer,
                   frozenset(ends | {renderer.tokenizer.eos}))
@@ -128,7 +129,12 @@ def open_model(name: str, folder: Path, settings: ServeSettings, tokenizer: str 
 
 def precision(settings: ServeSettings, config: ModelConfig) -> torch.dtype:
     """What a model computes in; "auto" is what this machine is faster at when all slots decode."""
-    return choose(settings.dtype, products(config, settings.slots))[0]
+    return torch.bfloat16 if settings.dtype == "int8" else choose(settings.dtype, products(config, settings.slots))[0]
+
+
+def shrunk(model: Transformer, settings: ServeSettings) -> Transformer:
+    """The same with eight-bit weights, if they are asked for."""
+    return quantise(model) if settings.dtype == "int8" else model
 
 
 def speech_of(folder: Path) -> Path:
@@ -168,15 +174,15 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-def reread(served: Served) -> tuple[Transformer, Path | None] | None:
+def reread(served: Served, settings: ServeSettings) -> tuple[Transformer, Path | None] | None:
     """The weights a model's folder holds now, and their checkpoint; None when they are those that are served."""
     compute = served.engine.model.compute
     if served.checkpoint is None:
         model = load_model(served.folder, compute=compute, dtype=compute)
         if load_config(served.folder) != served.config:
             raise InputError(f"{served.id} has changed its shape", hint="start the server again")
-        return model.eval(), None
+        return shrunk(model.eval(), settings), None
     found = newest(served.folder)
     if found is None or found == served.checkpoint:
         return None
-    return whole_model(served.config, found, compute).to(compute).eval(), found
+    return shrunk(whole_model(served.config, found, compute).to(compute).eval(), settings), found

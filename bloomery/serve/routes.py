@@ -242,7 +242,7 @@ class Api:
         served = self.served(model_id)
         async with self.reloading:
             try:
-                found = await asyncio.to_thread(reread, served)
+                found = await asyncio.to_thread(reread, served, self.settings)
             except InputError as error:
                 raise ApiError(409, error.what, code="reload_failed") from None
             if found:

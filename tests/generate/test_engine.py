@@ -17,6 +17,8 @@ from bloomery.generate.sampling import choose as really_choose
 from bloomery.generate.stopping import cut_at_stop
 from bloomery.model.config import ModelConfig
 from bloomery.model.forest import Forest, roots
+from bloomery.model.linear import Linear
+from bloomery.model.packed import packs
 from bloomery.model.transformer import Transformer
 from bloomery.text.tokenizer import SMALLEST, train_tokenizer
 
@@ -479,3 +481,18 @@ def test_an_input_that_cannot_be_embedded_is_named():
     with pytest.raises(InputError) as caught:
         engine().embed([[1], []])
     assert caught.value.where == "input 1"
+
+
+def test_an_engine_that_owns_its_model_keeps_no_plain_weights():
+    """Decoding, scores and embeddings are those of an engine beside a model that is kept."""
+    models = [Transformer(PLAIN, seed=3, compute=torch.bfloat16).to(torch.bfloat16).eval() for _ in range(2)]
+    if not packs(models[0]):
+        pytest.skip("this build of torch has no packed products")
+    kept, owned = Engine(models[0], slots=2), Engine(models[1], slots=2, own=True)
+    request = Request((3, 4, 5), 6)
+    assert owned.generate([request])[0][0].tokens == kept.generate([request])[0][0].tokens
+    mine, theirs = (engine.score([[3, 4]], [[[5, 6], [7]]])[0] for engine in (owned, kept))
+    assert mine == pytest.approx(theirs, abs=0.05)
+    torch.testing.assert_close(owned.embed([[3, 4, 5]]), kept.embed([[3, 4, 5]]), atol=0.02, rtol=0)
+    plain = [name for name, module in owned.model.named_modules() if type(module) is Linear]
+    assert set(plain) <= {"embedding", "places", "head.plain"}

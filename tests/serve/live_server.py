@@ -26,11 +26,12 @@ CORPUS = ["The furnace turns ore into iron, and iron into tools. Where is the ol
 SETTINGS = {"port": 0, "slots": 8, "dtype": "fp32", "chunk": 16, "access_log": False}
 
 
-def make_folder(folder: Path, *, chat: bool = True, seed: int = 0, context: int = 256, gain: float = 4) -> Path:
+def make_folder(folder: Path, *, chat: bool = True, seed: int = 0, context: int = 256, gain: float = 4,
+                width: int = 24) -> Path:
     """A random model of one block whose likeliest token changes from step to step, with a tokenizer of 300 ids."""
     tokenizer = train_tokenizer(CORPUS, vocabulary=300)
-    config = ModelConfig(vocabulary=tokenizer.size, context=context, depth=1, width=24, heads=4, kv_heads=2,
-                         head_width=6, hidden=32)
+    config = ModelConfig(vocabulary=tokenizer.size, context=context, depth=1, width=width, heads=4, kv_heads=2,
+                         head_width=width // 4, hidden=32)
     model = Transformer(config, seed=seed)
     with torch.no_grad():
         for weight in model.parameters():

@@ -8,7 +8,9 @@ from live_server import SETTINGS, make_folder, running
 
 from bloomery.core.errors import ConfigError, InputError
 from bloomery.core.records import Message
+from bloomery.generate.request import Request
 from bloomery.generate.scoring import RewardModel
+from bloomery.model.int8 import Int8Linear
 from bloomery.model.scalar import ScalarModel, save_scalar
 from bloomery.model.store import load_model, model_weights
 from bloomery.serve.models import named, newest, open_model, open_models, reread
@@ -73,7 +75,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_nothing_is_touched(training, ti
 def test_what_made_a_checkpoint_says_whether_it_chats(training, verb, kind):
     (training / ".begun").write_text(json.dumps({"verb": verb}))
     found = open_model("live", training, SETTING)
-    assert found.kind == kind and found.engine.tokenizer.size == 300 and reread(found) is None
+    assert found.kind == kind and found.engine.tokenizer.size == 300 and reread(found, SETTING) is None
 
 
 def test_one_checkpoint_and_a_folder_of_them(training):
@@ -92,7 +94,18 @@ def test_a_shape_that_has_changed_is_not_loaded(tmp_path):
     served = open_model("x", make_folder(tmp_path / "m"), SETTING)
     make_folder(tmp_path / "m", context=128)
     with pytest.raises(InputError, match="changed its shape"):
-        reread(served)
+        reread(served, SETTING)
+
+
+def test_eight_bit_weights_are_served(tmp_path):
+    """The same folder in int8: nothing plain is left of what was quantised, and a reload quantises again."""
+    folder = make_folder(tmp_path / "m", width=32)
+    served = open_model("x", folder, SETTING.model_copy(update={"dtype": "int8"}))
+    assert isinstance(served.engine.model.blocks[0].mlp.down, Int8Linear)
+    made = served.engine.generate([Request((5, 6, 7), 4)])[0][0]
+    again, _ = reread(served, SETTING.model_copy(update={"dtype": "int8"}))
+    served.engine.load(again)
+    assert served.engine.generate([Request((5, 6, 7), 4)])[0][0].ids == made.ids and len(made.ids) == 4
 
 
 def test_a_reward_model_judges(tmp_path, tiny_folder):
