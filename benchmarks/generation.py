@@ -56,6 +56,10 @@ def answer(spec: dict, run: Callable[[Asked], list[list[dict]]], vocabulary: int
 
 
 def ours(spec: dict) -> dict:
+    from bloomery.decoding import decoding_threads
+
+    decoding_threads()                                          # as `bloomery generate` and `serve` do
+
     import torch
 
     from bloomery.generate.engine import Engine
@@ -65,7 +69,7 @@ def ours(spec: dict) -> dict:
 
     dtype = getattr(torch, DTYPES[spec["precision"]])
     model = load_model(Path(spec["folder"]), compute=dtype, dtype=dtype)
-    engine = Engine(model, slots=spec["rows"] * spec["n"], context=min(room(spec), model.config.context))
+    engine = Engine(model, slots=spec["rows"] * spec["n"], context=min(room(spec), model.config.context), own=True)
     how = Sampling(temperature=spec["temperature"])
 
     def run(asked: Asked) -> list[list[dict]]:

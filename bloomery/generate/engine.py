@@ -31,6 +31,7 @@ from bloomery.model.transformer import Transformer
 from bloomery.text.tokenizer import Tokenizer
 
 ROWS = 8                        # rows of a decode step are rounded up to a multiple of this
+TOGETHER = 8                    # prompts of which a chunk each is read at once, where nobody waits for his next token
 COPIED = 3                      # a copied key is read, written and read again
 MICRO_TOKENS = 8192             # of a batch that is embedded
 
@@ -51,6 +52,7 @@ class Engine:
         self.decoder = packed(model)
         self.model = self.decoder if own else model
         self.every, self.rows, self.fixed = range(slots), ROWS if slots > 1 else 1, False
+        self.together = min(slots, TOGETHER)
         kept = torch.promote_types(model.compute, torch.float32) if self.device.type == "cpu" else model.compute
         with self._beside():
             self.cache = Cache(model.config, slots, -(-self.context // chunk) * chunk, dtype=kept)
@@ -116,9 +118,9 @@ class Engine:
 
     @torch.no_grad()
     def step(self, *, fill: bool = False) -> list[Event]:
-        """One round. `fill` reads every prompt that has a slot first: more tokens a second, longer waits for each."""
+        """One round. `fill` reads all prompts that have a slot first: more tokens a second, longer waits for each."""
         self.scheduler.admit()
-        while self._read() and fill:
+        while self._read(self.together if fill else 1) and fill:
             pass
         starting = self._starting()
         live = [slot for slot in self.scheduler.taken if slot.sample.said and not slot.sample.ticket.paused]
@@ -132,35 +134,44 @@ class Engine:
         events, self._events = self._events, []
         return events
 
-    def _read(self) -> bool:
-        """Read a chunk of the prompt whose turn it is, if there is one."""
-        slot = self.scheduler.reader(self._first)
-        if slot is None:
-            return False
-        ticket = slot.sample.ticket
+    def _read(self, most: int = 1) -> bool:
+        """Read a chunk each of up to `most` prompts whose turn it is, if there are any."""
+        slots = self.scheduler.readers(self._first, most=most)
         try:
-            self._read_chunk(slot, slot.sample)
-        except Exception as error:          # whatever it is, only this request is lost
-            self._fail(ticket, error)
-        return True
+            if slots:
+                self._read_chunks(slots)
+        except Exception as error:          # whatever it is, only these requests are lost, and only one if it can be
+            for slot in slots:
+                if len(slots) == 1 or not self._read():
+                    self._fail(slot.sample.ticket, error)
+        return bool(slots)
 
-    def _read_chunk(self, slot: Slot, sample: Sample) -> None:
-        request, ticket = sample.request, sample.ticket
+    def _read_chunks(self, slots: list[Slot]) -> None:
+        chunks = [self._begun(slot) for slot in slots]
+        padded = [id for ids in chunks for id in (*ids, *[0] * (self.chunk - len(ids)))]
+        numbers = [slot.number for slot in slots]
+        hidden = self._forward(numbers, padded).unflatten(0, (len(slots), -1))               # (B, chunk, D)
+        self.cache.advance(numbers)
+        for slot, ids, own in zip(slots, chunks, hidden, strict=True):
+            sample, ticket = slot.sample, slot.sample.ticket
+            start = sample.read
+            self.cache.truncate(slot.number, start + len(ids))
+            self.scheduler.filled(slot, start + len(ids))
+            self.stats["prompt_tokens"] += len(ids)
+            if sample.scores:
+                ticket.prompt_tokens += self._scored(own, sample.request, start)
+            if sample.ready:
+                self._first[ticket] = self.decoder.logits(own[len(ids) - 1:len(ids)]).cpu()
+
+    def _begun(self, slot: Slot) -> tuple[int, ...]:
+        """The next chunk of a slot's prompt, after what another slot could give it."""
+        sample, ticket = slot.sample, slot.sample.ticket
         source, start = self.scheduler.prefix(slot)
         if sample.index == 0:
             ticket.cached_tokens += start - sample.read
             self.stats["cached_tokens"] += start - sample.read
         self._take(source, slot, start)
-        ids = request.prompt[start:start + self.chunk]
-        hidden = self._forward([slot.number], [*ids, *[0] * (self.chunk - len(ids))])        # (chunk, D)
-        self.cache.advance([slot.number])
-        self.cache.truncate(slot.number, start + len(ids))
-        self.scheduler.filled(slot, start + len(ids))
-        self.stats["prompt_tokens"] += len(ids)
-        if sample.scores:
-            ticket.prompt_tokens += self._scored(hidden, request, start)
-        if sample.ready:
-            self._first[ticket] = self.decoder.logits(hidden[len(ids) - 1:len(ids)]).cpu()
+        return sample.request.prompt[start:start + self.chunk]
 
     def _take(self, source: Slot, slot: Slot, tokens: int) -> None:
         """The first `tokens` tokens of `source`, those of the prompt of `slot`, are now all that is in it."""

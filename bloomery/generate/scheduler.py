@@ -100,10 +100,11 @@ class Scheduler:
         self._time += 1
         slot.sample, slot.used = sample, self._time
 
-    def reader(self, known: Container[Ticket] = ()) -> Slot | None:
-        """The slot whose prompt is read next. Requests take turns; of the samples of one only the first reads.
+    def readers(self, known: Container[Ticket] = (), *, most: int = 1) -> list[Slot]:
+        """Up to `most` slots whose prompts are read next. Requests take turns; of the samples of one the first reads.
 
-        For those of `known` requests there is something to copy.
+        For those of `known` requests there is something to copy.  Who would read the same chunk as another waits for a
+        copy of it.
         """
         first: dict[Ticket, Slot] = {}
         for slot in sorted(self.taken, key=lambda slot: slot.sample.index):
@@ -111,7 +112,11 @@ class Scheduler:
             copies = sample.ticket in known and not sample.scores and self.holder(sample.request.prompt)
             if not (sample.ready or sample.ticket.paused or copies):
                 first.setdefault(sample.ticket, slot)
-        return min(first.values(), key=lambda slot: slot.used, default=None)
+        turns = sorted(first.values(), key=lambda slot: slot.used)
+        if most == 1:
+            return turns[:1]
+        own = {slot.sample.request.prompt[:slot.sample.read + self.chunk]: slot for slot in reversed(turns)}
+        return sorted(own.values(), key=lambda slot: slot.used)[:most]
 
     def prefix(self, slot: Slot) -> tuple[Slot, int]:
         """Where the prompt of a slot's sample goes on: the slot to copy from, perhaps itself, and how many tokens.

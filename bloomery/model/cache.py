@@ -19,8 +19,9 @@ from torch import Tensor
 from bloomery.model.config import ModelConfig
 from bloomery.model.dot_product import PLAIN, Scoring
 
-GRAIN = 64              # keys
+GRAIN = 32              # keys
 QUERIES = 64            # queries of a row whose scores are computed at once
+FEW = 8                 # queries of a key head: below, k q^T runs at 1.3 times the speed of q k^T
 
 
 class Cache:
@@ -122,14 +123,16 @@ def rows_of(slots: list[int]) -> slice | Tensor:
 
 def weighed(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scoring: Scoring) -> Tensor:
     """Attention of q (B, H, T, E) over k and v (B, K, S, E), mask (B, 1, T, S) added to the scores; (B, H, T, E)."""
-    group, scale, parts = q.shape[1] // k.shape[1], scoring.scale_of(q.shape[-1]), []
-    for first in range(0, q.shape[2], QUERIES):
-        part = q[:, :, first:first + QUERIES] * scale
-        shape = part.shape
-        scores = part.unflatten(1, (-1, group)).flatten(2, 3) @ k.mT                     # (B, K, G T, S)
+    shape, key_heads, scale, parts = q.shape, k.shape[1], scoring.scale_of(q.shape[-1]), []
+    k, v = k.flatten(0, 1), v.flatten(0, 1)                                              # (B K, S, E)
+    for first in range(0, shape[2], QUERIES):
+        part = q[:, :, first:first + QUERIES] if shape[2] > QUERIES else q
+        queries = (part * scale).reshape(len(k), -1, shape[-1])                          # (B K, G T, E)
+        scores = torch.bmm(k, queries.mT).mT if queries.shape[1] < FEW else torch.bmm(queries, k.mT)
         if scoring.softcap is not None:
             scores = scores.div_(scoring.softcap).tanh_().mul_(scoring.softcap)
-        scores = scores.unflatten(2, (group, -1)) + mask[:, :, None, first:first + QUERIES]
-        weights = scores.softmax(-1).flatten(2, 3).to(v.dtype)
-        parts.append((weights @ v).view(shape))
+        hidden = mask[:, :, None, first:first + QUERIES]                                 # (B, 1, 1, T, S)
+        scores = scores.reshape(shape[0], key_heads, -1, part.shape[2], k.shape[1]) + hidden
+        weights = scores.softmax(-1).to(v.dtype).view(len(k), -1, k.shape[1])
+        parts.append(torch.bmm(weights, v).view(part.shape))
     return parts[0] if len(parts) == 1 else torch.cat(parts, 2)

@@ -27,19 +27,27 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return normalised(x, eps).to(x.dtype) * weight.to(x.dtype)
 
 
+def rounded_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`rms_norm` of x (N, D), rounded once to bfloat16, and what each row was multiplied by, (N, 1)."""
+    rate = (torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_().div_(x.shape[-1])
+            .add_(eps).rsqrt_())
+    if x.numel() <= PIECE_BYTES // 4:
+        return (x * rate).mul_(weight).bfloat16(), rate
+    out = torch.empty_like(x, dtype=torch.bfloat16)
+    for part in pieces(*x.shape):
+        out[part] = (x[part] * rate[part]).mul_(weight)
+    return out, rate
+
+
 class RMSNormed(torch.autograd.Function):
-    """`rms_norm` of x (N, D), rounded once to bfloat16, on a CPU in pieces that stay in the cache.
+    """The same with its gradient, on a CPU in pieces that stay in the cache.
 
     Forward and backward take 0.6 of the time of the plain operations, and only x and one number a row are kept.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        rate = (torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_().div_(x.shape[-1])
-                .add_(eps).rsqrt_())                                                     # (N, 1)
-        out = torch.empty_like(x, dtype=torch.bfloat16)
-        for part in pieces(*x.shape):
-            out[part] = (x[part] * rate[part]).mul_(weight)
+        out, rate = rounded_norm(x, weight, eps)
         ctx.save_for_backward(x, rate, weight)
         return out
 
@@ -79,6 +87,8 @@ class Norm(nn.Module):
 class RMSNorm(Norm):
     def normed(self, x: Tensor) -> Tensor:
         if (self.compute or x.dtype) == torch.bfloat16 and x.dim() == 2 and not x.is_cuda:
+            if not torch.is_grad_enabled():
+                return rounded_norm(x, self.weight, self.eps)[0]
             return RMSNormed.apply(x, self.weight, self.eps)
         return rms_norm(x, self.weight, self.eps)
 

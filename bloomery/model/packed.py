@@ -30,6 +30,7 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: Linear, *, keep: bool = False):
         super().__init__()
         self.stamp, self.plain = stamp(linear), linear if keep else None
+        self.product = torch.ops.mkldnn._linear_pointwise.default
         weight = linear.compute_weight(torch.bfloat16).contiguous()
         self.register_buffer("packed", torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), persistent=False)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().bfloat16(), persistent=False)
@@ -45,8 +46,10 @@ class PackedLinear(nn.Module):
         return self.plain.compute_weight(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x if len(x) <= 2 * ROWS else rounded(x)
-        return torch.ops.mkldnn._linear_pointwise(wide, self.packed, self.bias, "none", [], "")[:len(x)]
+        rows = x.shape[0]
+        if rows <= 2 * ROWS:
+            return self.product(x, self.packed, self.bias, "none", [], "")
+        return self.product(rounded(x), self.packed, self.bias, "none", [], "")[:rows]
 
 
 def stamp(linear: Linear) -> tuple[int, int]:

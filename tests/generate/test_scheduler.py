@@ -42,7 +42,7 @@ class Rehearsal:
     def step(self) -> None:
         scheduler = self.scheduler
         scheduler.admit()
-        if slot := scheduler.reader():
+        if slot := next(iter(scheduler.readers()), None):
             source, start = scheduler.prefix(slot)
             assert source.held[:start] == slot.sample.request.prompt[:start] and start % CHUNK == 0
             assert slot.sample.read <= start < len(slot.sample.request.prompt)
@@ -131,7 +131,7 @@ def test_prompts_are_read_in_turns():
         scheduler.submit(ticket(range(first, first + 3 * CHUNK)))
     scheduler.admit()
     turns = []
-    while slot := scheduler.reader():
+    while slot := next(iter(scheduler.readers()), None):
         turns.append(slot.number)
         read(scheduler, slot)
     assert turns == [0, 1, 0, 1, 0, 1]
@@ -144,7 +144,7 @@ def test_of_n_samples_one_reads_and_the_others_need_not_have_a_slot_yet():
     engine.scheduler.submit(after)
     engine.scheduler.admit()
     assert [slot.sample.index for slot in engine.scheduler.taken] == [0, 1]
-    assert engine.scheduler.reader().number == 0
+    assert engine.scheduler.readers()[0].number == 0
     while not engine.scheduler.resting:
         engine.step()
     assert engine.began == [*((many, i) for i in range(5)), (after, 0)] and many.finished and after.finished
@@ -156,7 +156,7 @@ def test_who_is_paused_rests_and_keeps_its_slot():
     engine.scheduler.submit(one)
     engine.step()
     one.paused = True
-    assert engine.scheduler.resting and engine.scheduler.reader() is None
+    assert engine.scheduler.resting and engine.scheduler.readers() == []
     engine.step()
     assert not engine.scheduler.free
     one.paused = False
