@@ -21,7 +21,7 @@ LOOKED_UP = ("embedding", "places")
 class Stamped(Protocol):
     """A layer made from another, and which state of it: renewed only when that has changed."""
 
-    stamp: tuple[int, int]
+    stamp: tuple[tuple[int, int], ...]
 
 
 class PackedLinear(nn.Module):
@@ -52,15 +52,16 @@ class PackedLinear(nn.Module):
         return self.product(rounded(x), self.packed, self.bias, "none", [], "")[:rows]
 
 
-def stamp(linear: Linear) -> tuple[int, int]:
-    """What changes whenever a weight does."""
-    return linear.weight._version, linear.weight.data_ptr()
+def stamp(linear: Linear) -> tuple[tuple[int, int], ...]:
+    """What changes whenever a weight does, or what is folded into it."""
+    return tuple((weight._version, weight.data_ptr()) for weight in linear.parameters())
 
 
 def packs(model: Transformer) -> bool:
-    """Whether this model's products can be had from packed weights."""
+    """Whether this model's products can be had from packed weights, and hooks do nothing beside them (adapters)."""
     return (model.compute == torch.bfloat16 and isinstance(model.head, Linear)
             and model.head.weight.device.type == "cpu"
+            and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
             and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
 
 

@@ -62,3 +62,13 @@ def test_only_what_has_changed_is_packed_again():
 def test_what_cannot_be_packed_is_left_as_it_is():
     model = Transformer(ModelConfig(**SHAPE), seed=1)
     assert packed(model) is model
+
+
+@torch.no_grad()
+def test_a_model_with_hooks_is_left_as_it_is():
+    """What an adapter does through a hook has no place in packed weights."""
+    model = Transformer(ModelConfig(**SHAPE), seed=1, compute=torch.bfloat16)
+    hook = model.blocks[0].mlp.register_forward_hook(lambda module, given, out: out * 2)
+    assert packed(model) is model
+    hook.remove()
+    assert packed(model) is not model
