@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import best_of_n, checkpoint, generate, losses, mfu, pretrain, scaling, serve, shakespeare
+from benchmarks import best_of_n, checkpoint, generate, lora, losses, mfu, pretrain, scaling, serve, sft, shakespeare
 from benchmarks.harness import Broken, Options, Row
 from benchmarks.machine import QUIET, cores, describe, load, peak, versions
 
@@ -96,7 +96,8 @@ def main(given: list[str]) -> int:
 
 CASES: dict[str, Case] = {"shakespeare": shakespeare.run, "mfu": mfu.run, "pretrain": pretrain.run,
                           "loss-memory": losses.run, "checkpoint": checkpoint.run, "scaling": scaling.run,
-                          "generate": generate.run, "best-of-n": best_of_n.run, "serve": serve.run}
+                          "sft": sft.run, "lora": lora.run, "generate": generate.run,
+                          "best-of-n": best_of_n.run, "serve": serve.run}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -15,8 +15,8 @@ from pathlib import Path
 
 QUIET = 0.3                             # 1-minute load above which nothing is measured
 SIZES = (512, 1024, 2048, 4096)         # cubes tried for the peak
-STAMPED = ("torch", "numpy", "transformers", "accelerate", "trl", "datasets", "tokenizers", "safetensors", "fastapi",
-           "uvicorn", "xllamacpp", "vllm")
+STAMPED = ("torch", "numpy", "transformers", "accelerate", "trl", "peft", "datasets", "tokenizers", "safetensors",
+           "fastapi", "uvicorn", "xllamacpp", "vllm")
 
 
 def peak(dtype: str, *, sizes: tuple[int, ...] = SIZES, seconds: float = 0.3) -> float:

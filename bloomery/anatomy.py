@@ -21,6 +21,7 @@ from bloomery.model.store import load_config, load_generation, model_weights
 from bloomery.model.transformer import Transformer
 from bloomery.model.weight_files import headers, read_json
 from bloomery.text.templates import TEMPLATES
+from bloomery.text.tokenizer import END_OF_TEXT, named
 
 LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 CACHE_BYTES = 2                     # of a key's or value's element: bf16
@@ -130,11 +131,13 @@ def tokenizer(folder: Path) -> dict:
 def chat_template(folder: Path) -> str:
     """The name of a template of ours, else the family its control tokens belong to; empty when there is none."""
     path, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    text = path.read_text(encoding="utf-8") if path.is_file() else \
-        settings.is_file() and read_json(settings).get("chat_template") or ""
+    told = read_json(settings) if settings.is_file() else {}
+    text = path.read_text(encoding="utf-8") if path.is_file() else told.get("chat_template") or ""
     if not isinstance(text, str):                           # a list of named templates
         return "several: " + ", ".join(entry["name"] for entry in text)
-    known = next((name for name, template in TEMPLATES.items() if template.jinja() == text), None)
+    bos, ends = named(told, "bos_token"), (END_OF_TEXT, named(told, "eos_token"))
+    known = next((name for name, template in TEMPLATES.items() for eos in ends
+                  if template.bound(bos, eos).jinja() == text), None)
     family = next((family for sign, family in SIGNS.items() if sign in text), "another")
     return known or (f"its own, {family} style" if text else "")
 

@@ -6,7 +6,6 @@ What needs torch is imported by name when its command runs, so that `bloomery --
 """
 
 import json
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from bloomery.core.artifacts import verify as verify_folder
 from bloomery.core.config import Settings
 from bloomery.core.errors import BloomeryError
 from bloomery.core.metrics import console, say
-from bloomery.decoding import ChatOptions, GenerateOptions, checked
+from bloomery.decoding import ChatOptions, GenerateOptions, checked, decoding_threads
 from bloomery.failures import failures_explained
 from bloomery.stages import STAGES, Stage, load, load_module
 
@@ -74,11 +73,6 @@ def check(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = Fal
     """Check a recipe and read all its data, without running anything."""
     found = load_module("bloomery.inspection").inspect(recipe, tuple(overrides or ()))
     print_json(found) if as_json else load_module("bloomery.console").print_inspection(found)
-
-
-def same_bits() -> None:
-    """Products that round alike in every thread: MKL looks at this once, when torch is loaded."""
-    os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
 
 
 def takes(model: type[Settings]) -> Callable[[Callable], Callable]:
@@ -130,7 +124,7 @@ def serve(models: Annotated[list[str], typer.Argument(metavar="[NAME=]MODEL...",
           options: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any other limit or "
                                                             "setting, as in --set slots=8")] = None) -> None:
     """Serve models over OpenAI's HTTP API, with a page to talk to them. Keys are read from BLOOMERY_KEYS."""
-    same_bits()
+    decoding_threads()
     given = {"host": host, "port": port, "no_auth": no_auth, "lenient": lenient}
     serving = load_module("bloomery.serve.run")
     serving.serve(models, serving.settings_of(given, options or []), rewards=rewards or [], tokenizer=tokenizer)
@@ -142,7 +136,7 @@ def generate(model: Model, prompts: Annotated[Path, typer.Argument(metavar="PROM
              out: Annotated[Path, typer.Argument(metavar="OUT", help="the JSONL file to write, or to go on with")],
              options: GenerateOptions, as_json: AsJson = False) -> None:
     """Complete every prompt of a file; killed and run again, it goes on where it was."""
-    same_bits()
+    decoding_threads()
     options = options.model_copy(update={"reward": [str(local(name)) for name in options.reward]})
     done = load_module("bloomery.completions").complete_file(local(model), prompts, out, options)
     print_json(done) if as_json else sys.stdout.write(f"{done['rows']} rows in {out}\n")
@@ -151,6 +145,7 @@ def generate(model: Model, prompts: Annotated[Path, typer.Argument(metavar="PROM
 @app.command(epilog="example: bloomery show runs/quickstart/curate-1a2b3c4d5e --reason word_count")
 def show(path: Annotated[str, typer.Argument(metavar="PATH", help="a run's, a stage's or a model's folder, or data")],
          tokenizer: Annotated[Path | None, typer.Option(metavar="FOLDER", help="shows which tokens train")] = None,
+         template: Annotated[str, typer.Option(help="chat template; auto: the tokenizer folder's own")] = "auto",
          reason: Annotated[str, typer.Option(help="only documents that curation dropped for it")] = "",
          count: Annotated[int, typer.Option("-n", "--count", min=1, help="rows to show")] = 5,
          as_json: AsJson = False) -> None:
@@ -159,7 +154,7 @@ def show(path: Annotated[str, typer.Argument(metavar="PATH", help="a run's, a st
     if as_json:
         print_json(shown.as_json(local(path)))
     else:
-        shown.show(local(path), tokenizer=tokenizer, count=count, reason=reason)
+        shown.show(local(path), tokenizer=tokenizer, count=count, reason=reason, template=template)
 
 
 @app.command(epilog="example: bloomery export runs/quickstart/dpo-1a2b3c4d5e mine --dtype bf16")
@@ -171,6 +166,18 @@ def export(model: Annotated[str, typer.Argument(metavar="MODEL", help="a model f
            as_json: AsJson = False) -> None:
     """Write a model as a Hugging Face folder, and compare its logits; exit 3 when they differ."""
     found = load_module("bloomery.export").export(model, out, dtype=dtype, shard_gb=shard_gb, words=tokenizer)
+    print_json(found) if as_json else load_module("bloomery.console").print_export(found)
+
+
+@app.command(epilog="example: bloomery merge runs/mine/sft-1a2b3c4d5e/adapter merged --dtype bf16")
+def merge(adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="the folder of an adapter, or hf:org/name")],
+          out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder to make")],
+          base: Annotated[str, typer.Option(metavar="MODEL", help="its base; by default the one it names")] = "",
+          dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16")] = "fp32",
+          shard_gb: Annotated[float, typer.Option(min=0.001, help="the largest weight file, in GB")] = 5.0,
+          as_json: AsJson = False) -> None:
+    """Fold an adapter into its base, as a model of its own, and compare logits; exit 3 when they differ."""
+    found = load_module("bloomery.merging").merge(adapter, out, base=base, dtype=dtype, shard_gb=shard_gb)
     print_json(found) if as_json else load_module("bloomery.console").print_export(found)
 
 

@@ -141,7 +141,7 @@ def plain_prompt(row: dict, speaker: Speaker) -> Prompt | str:
     text = row.get("prompt", row.get("text"))
     if not isinstance(text, str) or not text:
         return "no text to be continued in prompt or text"
-    return Prompt(row, [speaker.tokenizer.eos, *speaker.tokenizer.encode(text)])
+    return Prompt(row, [speaker.tokenizer.begin, *speaker.tokenizer.encode(text)])
 
 
 def chat_prompt(row: dict, speaker: Speaker, system: str) -> Prompt | str:

@@ -134,6 +134,9 @@ def print_export(found: dict) -> None:
     out.print(table("file", "MB", "tensors", "type", rows=[
         [file["name"], f"{file['bytes'] / 1e6:.1f}", str(file["tensors"]), ", ".join(file["types"])]
         for file in found["files"]]))
+    if "merging" in found:
+        out.print(f"{found['base']} with its adapter, merged; that moved logits by {found['merging']:.2g}",
+                  markup=False, soft_wrap=True)
     rounding = f"; rounding to {found['dtype']} moved them by {found['rounding']:.2g}" if found["rounding"] else ""
     out.print(f"{found['folder']}  {shorten(found['parameters'])} parameters, read by {found['reader']}", markup=False,
               soft_wrap=True)

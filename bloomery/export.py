@@ -28,10 +28,10 @@ from bloomery.model.hub import located
 from bloomery.model.store import load_config, load_generation, load_model, model_weights, save_model
 from bloomery.model.transformer import Transformer
 from bloomery.model.weight_files import read_json
-from bloomery.text.chat import Renderer
+from bloomery.text.chat import Renderer, load_renderer
 from bloomery.text.templates import TEMPLATES
 from bloomery.text.tokenizer import load_tokenizer
-from bloomery.train.checkpoint import damage
+from bloomery.train.checkpoint import damage, raise_unless_whole
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOLERANCE = 2e-5                    # of a logit, as a share of the largest where that is above one
@@ -57,12 +57,20 @@ def export(source: str, out: Path, *, dtype: str = "fp32", shard_gb: float = 5.0
     `words` is a folder with the tokenizer, where the source has none.  Raises `GateError` above `TOLERANCE`, and then
     leaves nothing behind.
     """
+    raise_unless_writable(out, dtype)
+    return written(opened(Path(located(source)), words), Path(out), dtype=dtype, shard_gb=shard_gb)
+
+
+def raise_unless_writable(out: Path, dtype: str) -> None:
+    """What can be wrong with the two is said before any model is opened."""
     if dtype not in DTYPES:
         raise ConfigError(f"unknown dtype {dtype}", hint=f"one of {', '.join(DTYPES)}")
-    out, place = Path(out), Path(located(source))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
         raise InputError("the output folder is not empty", where=str(out), hint="choose another, or remove it")
-    found = opened(place, words)
+
+
+def written(found: Source, out: Path, *, dtype: str, shard_gb: float) -> dict:
+    """Write a model whose weights may be changed on the way, check what was written, and give it its name."""
     out.parent.mkdir(parents=True, exist_ok=True)
     check_space(out.parent, 2 * sum(w.numel() for w in found.model.parameters()) * DTYPES[dtype].itemsize)
     asked = prompts(found)
@@ -97,8 +105,9 @@ def opened(folder: Path, words: str) -> Source:
                          hint="give the folder of its tokenizer with --tokenizer")
     if not is_checkpoint:
         return Source(load_model(folder), beside, load_generation(folder))
-    model, speaks = checkpointed(folder), load_tokenizer(beside)
-    return Source(model, beside, {"bos_token_id": speaks.eos, "eos_token_id": [speaks.turn_end, speaks.eos],
+    model, speaks = checkpointed(folder), load_renderer(beside)
+    ends = [*dict.fromkeys((speaks.end, speaks.tokenizer.eos))]
+    return Source(model, beside, {"bos_token_id": speaks.tokenizer.begin, "eos_token_id": ends,
                                   "max_length": model.config.context})
 
 
@@ -112,9 +121,10 @@ def checkpointed(folder: Path) -> Transformer:
                          why="state.json has no `model`: it was written by an earlier version",
                          hint="go on with the run, and export a newer checkpoint or the finished stage")
     model = Transformer(ModelConfig.model_validate(shape), seed=None)
-    saved = load_file(folder / "model.safetensors")
+    saved, own = load_file(folder / "model.safetensors"), model_weights(model)
+    raise_unless_whole(own, saved, folder)
     with torch.no_grad():
-        for name, weight in model_weights(model).items():
+        for name, weight in own.items():
             weight.copy_(saved[name])
     return model
 

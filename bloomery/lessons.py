@@ -5,6 +5,7 @@ is no colour.  Of a pair the prompt stands once, and where the two answers diffe
 """
 
 import re
+from collections.abc import Mapping
 from itertools import groupby, takewhile
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from bloomery.core.files import Quarantine
 from bloomery.core.records import Message, Preference
 from bloomery.data.batch import Batch
 from bloomery.data.formats import conversations, preferences
-from bloomery.instruct.run import Config, packed, rendered_runs
+from bloomery.instruct.examples import by_split, packed, rendered_runs
+from bloomery.instruct.run import Config
 from bloomery.model.store import load_config
 from bloomery.text.chat import Renderer
 
@@ -35,9 +37,11 @@ def context_of(folder: Path) -> int:
 
 
 def show_batch(data: str, renderer: Renderer, out: Console, *, context: int, count: int, examples: int | None = None,
-               micro_tokens: int = MICRO_TOKENS, seed: int = 0) -> None:
+               micro_tokens: int = MICRO_TOKENS, seed: int = 0, columns: Mapping[str, str] = {},
+               truncation: str = "drop") -> None:
     """The first micro-batch of the first step over conversations, and how much of it is trained."""
-    runs, _ = rendered_runs(conversations(data, Quarantine()), renderer, context, where=data)
+    training, _ = by_split(conversations(data, Quarantine(), columns=columns))
+    runs, _ = rendered_runs(training, renderer, context, where=data, truncation=truncation)
     examples = examples or min(EXAMPLES, len(runs))
     batches = packed(runs, examples=examples, micro_tokens=micro_tokens, seed=seed)(0)
     batch, pieces = batches[0], unpacked(batches[0])
@@ -73,9 +77,9 @@ def mark(text: str, is_marked: bool, out: Console, style: str = KINDS[True]) -> 
     return Text(text if has_colour(out) else f"[[{text}]]", style=style)
 
 
-def show_pairs(data: str, renderer: Renderer, out: Console, *, count: int) -> None:
+def show_pairs(data: str, renderer: Renderer, out: Console, *, count: int, columns: Mapping[str, str] = {}) -> None:
     """The first pairs of a file with the tokens each costs in a forest, where the prompt is there once."""
-    for preference in preferences(data, Quarantine())[:count]:
+    for preference in preferences(data, Quarantine(), columns=columns)[:count]:
         try:
             pair = Pair(renderer.prompt(preference.prompt), renderer.answer(preference.chosen),
                         renderer.answer(preference.rejected))

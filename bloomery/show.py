@@ -15,23 +15,22 @@ from bloomery.core.artifacts import file_names, is_done, open_artifact
 from bloomery.core.config import nearest
 from bloomery.core.errors import InputError
 from bloomery.core.files import Quarantine, rows
-from bloomery.core.records import Conversation, Preference
+from bloomery.core.records import Conversation, Message, Preference, Problem, Rating
 from bloomery.data import formats
 from bloomery.lessons import context_of, dialogue, pair_text, show_batch, show_pairs
 from bloomery.model.hub import located
 from bloomery.recipe import resolve
 from bloomery.stages import STAGES
-from bloomery.text.chat import Renderer
-from bloomery.text.tokenizer import load_tokenizer
+from bloomery.text.chat import Renderer, load_renderer
 
 EXCERPT = 280                   # characters of a document
 
 
-def show(path: Path, *, tokenizer: Path | None, count: int, reason: str = "") -> None:
+def show(path: Path, *, tokenizer: Path | None, count: int, reason: str = "", template: str = "auto") -> None:
     """Print what `path` holds.
 
-    `tokenizer` is a folder with one, needed to draw what of a data file is trained; `reason` keeps only the documents
-    that curation dropped for it.
+    `tokenizer` is a folder with one, needed to draw what of a data file is trained with `template`; `reason` keeps
+    only the documents that curation dropped for it.
     """
     path, out = Path(path), terminal()
     if not path.exists():
@@ -39,17 +38,17 @@ def show(path: Path, *, tokenizer: Path | None, count: int, reason: str = "") ->
     if reason and not (path / "dropped.parquet").is_file():
         raise InputError("no documents were dropped here", where=str(path), why="--reason is for a curate output")
     if path.is_file():
-        show_rows(path, out, count, tokenizer)
+        show_rows(path, out, count, tokenizer, template)
     elif (path / "summary.json").is_file():
         print_outcome(json.loads((path / "summary.json").read_text(encoding="utf-8")), path)
-    elif not show_folder(path, out, count, tokenizer, reason):
+    elif not show_folder(path, out, count, tokenizer, reason, template):
         raise InputError("nothing here that can be shown", where=str(path),
                          why="no run, no stage's output, no model, no data file",
                          hint="give a run's, a stage's or a model's folder, or a file of documents, "
                               "conversations or pairs")
 
 
-def show_folder(path: Path, out: Console, count: int, tokenizer: Path | None, reason: str) -> bool:
+def show_folder(path: Path, out: Console, count: int, tokenizer: Path | None, reason: str, template: str) -> bool:
     """Everything known of a folder: its stage, model, documents and rows; whether anything was."""
     record = open_artifact(path).record if is_done(path) else None
     files = [path / name for name in ("instructions.jsonl", "preferences.jsonl") if (path / name).is_file()]
@@ -60,7 +59,7 @@ def show_folder(path: Path, out: Console, count: int, tokenizer: Path | None, re
     if is_curation := (path / "dropped.parquet").is_file():
         show_curation(path, out, count, reason)
     for file in files:
-        show_rows(file, out, count, tokenizer)
+        show_rows(file, out, count, tokenizer, template)
     if record:
         show_lesson(record, path, out, count)
     return bool(record or is_model or is_curation or files)
@@ -85,21 +84,25 @@ def show_lesson(record: dict, path: Path, out: Console, count: int) -> None:
         return
     folders = {name: str(path.parent / f"{name}-{key}") for name, key in record["parents"].items()}
     config = resolve(record["config"], folders)
+    if not config.get("data"):                                  # a mixture, of several places
+        return
     config |= {name: located(config[name]) for name in ("data", "model")}
     missing = [config[name] for name in ("data", "model") if not Path(config[name]).exists()]
     if missing:
         out.print(Text(f"what was trained on cannot be shown: {', '.join(missing)} is gone", style="yellow"))
     else:
-        draw(config, Renderer(load_tokenizer(Path(config["model"])), config["template"]), out, count)
+        draw(config, load_renderer(Path(config["model"]), config["template"],
+                                   train=config.get("train_on", "assistant")), out, count)
 
 
 def lesson_of_conversations(config: dict, renderer: Renderer, out: Console, count: int) -> None:
     show_batch(config["data"], renderer, out, context=context_of(Path(config["model"])), count=count,
-               examples=config["examples"], micro_tokens=config["micro_tokens"], seed=config["seed"])
+               examples=config["examples"], micro_tokens=config["micro_tokens"], seed=config["seed"],
+               columns=config.get("columns", {}), truncation=config.get("truncation", "drop"))
 
 
 def lesson_of_pairs(config: dict, renderer: Renderer, out: Console, count: int) -> None:
-    show_pairs(config["data"], renderer, out, count=count)
+    show_pairs(config["data"], renderer, out, count=count, columns=config.get("columns", {}))
 
 
 LESSONS = {"bloomery.instruct.run": lesson_of_conversations, "bloomery.align.preference": lesson_of_pairs}
@@ -141,13 +144,13 @@ def document(row: dict) -> Group:
 
 # --- data files ---------------------------------------------------------------------------------------------------
 
-def show_rows(path: Path, out: Console, count: int, tokenizer: Path | None) -> None:
+def show_rows(path: Path, out: Console, count: int, tokenizer: Path | None, template: str = "auto") -> None:
     """The first rows of a data file, as training sees them where a tokenizer is given."""
     quarantine = Quarantine()
-    first = [(parsed(row, where), where) for row, where in islice(rows(path, quarantine), count)]
+    first = [(formats.record(row, where), where) for row, where in islice(rows(path, quarantine), count)]
     kinds = {type(record) for record, _ in first}
     if tokenizer and kinds & {Conversation, Preference}:
-        renderer = Renderer(load_tokenizer(tokenizer))
+        renderer = load_renderer(tokenizer, template)
         if Conversation in kinds:
             show_batch(str(path), renderer, out, context=context_of(tokenizer), count=count)
         else:
@@ -161,6 +164,12 @@ def show_rows(path: Path, out: Console, count: int, tokenizer: Path | None) -> N
             out.print(pair_text(record, out))
         elif isinstance(record, Conversation):
             out.print(dialogue(record.messages))
+        elif isinstance(record, Rating):
+            out.print(dialogue((*record.prompt, Message("assistant", record.completion))))
+            out.print(Text("wanted" if record.desirable else "not wanted", style="bold"))
+        elif isinstance(record, Problem):
+            out.print(dialogue(record.prompt))
+            out.print(Text(f"answer  {record.answer or 'none'}", style="bold"))
         else:
             out.print(document({"source": record.source, "text": record.text}))
         out.print()
@@ -168,11 +177,6 @@ def show_rows(path: Path, out: Console, count: int, tokenizer: Path | None) -> N
         out.print(Text(f"{entry['where']}: set aside: {entry['why']}", style="red"))
     if kinds & {Conversation, Preference}:
         out.print(Text("--tokenizer FOLDER shows the tokens, and which of them are trained", style="dim"))
-
-
-def parsed(row: dict, where: str) -> object:
-    parse = formats.preference if "chosen" in row else formats.document if "text" in row else formats.conversation
-    return parse(row, where)
 
 
 def as_json(path: Path) -> dict:

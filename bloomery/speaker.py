@@ -11,8 +11,7 @@ from bloomery.generate.engine import Engine
 from bloomery.generate.request import Request
 from bloomery.generate.sampling import Sampling
 from bloomery.model.store import load_generation, load_model
-from bloomery.text.chat import Renderer
-from bloomery.text.tokenizer import load_tokenizer
+from bloomery.text.chat import load_renderer
 from bloomery.train.precision import choose
 
 OWN = {field.name for field in fields(Sampling)} & set(Decoding.model_fields)
@@ -28,7 +27,7 @@ class Speaker:
     def __init__(self, folder: Path, *, precision: str = "fp32"):
         compute = choose(precision)[0]
         self.model = load_model(folder, compute=compute, dtype=compute).eval()
-        self.renderer = Renderer(load_tokenizer(folder)) if (Path(folder) / "tokenizer.json").is_file() else None
+        self.renderer = load_renderer(folder) if (Path(folder) / "tokenizer.json").is_file() else None
         self.tokenizer = self.renderer.tokenizer if self.renderer else None
         ends = load_generation(folder).get("eos_token_id")
         self.ends = frozenset([ends] if isinstance(ends, int) else ends or ())
@@ -37,7 +36,7 @@ class Speaker:
     @property
     def answers(self) -> bool:
         """Whether the model was taught to answer: its generations end with a turn. Else it continues text."""
-        return self.tokenizer is not None and self.tokenizer.turn_end in self.ends
+        return self.renderer is not None and self.renderer.answers(self.ends)
 
     def open(self, *, slots: int = 1, context: int | None = None) -> Engine:
         """An engine with nothing under way; the one before is forgotten."""
@@ -46,7 +45,7 @@ class Speaker:
 
     def request(self, prompt: list[int], options: Decoding, *, n: int = 1, seed: int = 0) -> Request:
         """What the engine is asked for after these ids: it ends with a turn, a document, or as the folder says."""
-        ends = self.ends | ({self.tokenizer.turn_end, self.tokenizer.eos} if self.tokenizer else set())
+        ends = self.ends | (self.renderer.ends if self.renderer else set())
         return Request(tuple(prompt), options.max_tokens, how=sampling(options), n=n, seed=seed, ends=ends,
                        stops=tuple(options.stop), min_tokens=options.min_tokens)
 

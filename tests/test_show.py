@@ -75,6 +75,14 @@ def test_a_batch_as_training_sees_it(shown, in_room):
     assert "9 conversations end to end" in file and file.count("[[It is") == 1
 
 
+def test_a_batch_in_another_template(shown, in_room):
+    tokenizer = next(in_room.glob("tokenizer-*"))
+    out = shown("chat.jsonl", "--tokenizer", tokenizer, "--template", "alpaca", "-n", 1)
+    assert "### Response:" in out and ".<|endoftext|>]]" in out and "<|im_end|>" not in out
+    assert "needs the control token [INST]" in shown("chat.jsonl", "--tokenizer", tokenizer, "--template", "mistral",
+                                                     code=1)
+
+
 def test_what_is_drawn_is_what_is_in_the_batch(in_room):
     renderer = Renderer(load_tokenizer(next(in_room.glob("sft-*"))))
     said = [(Message("user", f"question {n}"), Message("assistant", "yes " * n)) for n in (1, 3)]
@@ -150,6 +158,13 @@ def test_rows_of_every_kind(shown, tmp_path):
         assert part in out
     flat = out.replace("\n", "")
     assert "rows.jsonl:4: not usable: empty answer" in flat and "rows.jsonl:5: set aside: invalid JSON" in flat
+
+
+def test_ratings_and_problems(shown, tmp_path):
+    out = shown(write_rows(tmp_path / "rows.jsonl", [
+        {"instruction": "hi", "output": "go away", "kto_tag": False}, {"prompt": "1+1?", "solution": "2"}]))
+    for part in ("assistant: go away", "not wanted", "1+1?", "answer  2"):
+        assert part in out
 
 
 def test_nothing_to_show(shown, tmp_path):

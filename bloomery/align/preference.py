@@ -39,6 +39,7 @@ class Config(TuningConfig):
 
     data: Input = Field(description="a file or folder of preferences: `prompt`, `chosen`, `rejected`")
     validation: Input | None = Field(None, description="held-out preferences for validation")
+    columns: dict[str, str] = Field({}, description="their column = ours, where they differ: question = \"prompt\"")
     loss: Literal["dpo"] = Field("dpo", description="an entry of PAIRWISE")
     beta: float = Field(0.1, gt=0, description="how strongly the policy is tied to the reference")
     nll: float = Field(0.0, ge=0, description="weight of the chosen answer's own nll (RPO), which keeps it likely")
@@ -107,9 +108,11 @@ def run(config: Config, out: Path) -> dict:
     model, renderer = open_model(config)
     context = model.config.context
     quarantine = Quarantine()
-    pairs, counts = render_pairs(preferences(config.data, quarantine), renderer, context, where=config.data)
-    held_out, _ = render_pairs(preferences(config.validation, quarantine)[:config.validation_pairs], renderer, context,
-                               where=config.validation) if config.validation else ([], {})
+    pairs, counts = render_pairs(preferences(config.data, quarantine, columns=config.columns), renderer, context,
+                                 where=config.data)
+    spare = preferences(config.validation, quarantine, columns=config.columns) if config.validation else []
+    held_out, _ = render_pairs(spare[:config.validation_pairs], renderer, context,
+                               where=config.validation) if spare else ([], {})
     quarantine.write(out)
     seen = samples(0, min(config.steps * config.pairs, len(pairs)), len(pairs), config.seed)
     pairs = [pairs[i] for i in sorted(seen)]                    # those the steps will visit

@@ -4,10 +4,10 @@ A row is a dict and comes with its place (`file:line`).  One bad row costs that 
 member cut off or damaged, a field too large, a corrupt Parquet row group.  It goes to the `Quarantine` with its place
 and the reason.  Only what makes the whole request meaningless is an error, and before any work: no such file, a format
 we do not know, an empty folder.  Memory is bounded by one row, except `.json`, a single value that is read whole.
+Every text format may be packed by gzip or Zstandard (`.gz`, `.zst`).
 """
 
 import csv
-import gzip
 import json
 import os
 import re
@@ -30,6 +30,8 @@ CHUNK = 1 << 16                     # bytes of compressed input at a time
 MAX_RECORD = 1 << 24                # bytes of one CSV record; beyond it a quote was surely never closed
 GZIP_HEADER = re.compile(rb"\x1f\x8b\x08[\x00-\x1f]")                                   # RFC 1952, deflate only
 SURROGATE = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
+NAME = re.compile(r"[A-Za-z_][\w .-]{0,40}", re.ASCII)            # of a column, as a header line has them
+DATASETS_METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
@@ -76,7 +78,7 @@ def rows(path: str | Path, quarantine: Quarantine) -> Iterator[Row]:
 def extension(path: Path) -> str:
     """The part of a name that tells its format, in lower case: `.jsonl.gz`, `.parquet`."""
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    return "".join(suffixes[-2:]) if suffixes[-1:] == [".gz"] else "".join(suffixes[-1:])
+    return "".join(suffixes[-2:]) if suffixes[-1:] in ([".gz"], [".zst"]) else "".join(suffixes[-1:])
 
 
 def data_files(path: str | Path, quarantine: Quarantine) -> list[Path]:
@@ -85,13 +87,14 @@ def data_files(path: str | Path, quarantine: Quarantine) -> list[Path]:
     if path.is_dir():
         found = (p for p in path.rglob("*") if p.is_file())
         visible = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts))
-        files = [p for p in visible if extension(p) in READERS]
+        metadata = [p for p in visible if p.name in DATASETS_METADATA]                  # of Hugging Face's `datasets`
+        files = [p for p in visible if extension(p) in READERS and p not in metadata]
         if not files:
             raise InputError("nothing to read in this folder", where=str(path),
-                             why=f"{len(visible)} files, none of them {', '.join(READERS)}",
+                             why=f"{len(visible)} files, none of them {KNOWN}",
                              hint="point at the data files")
         for stranger in sorted(set(visible) - set(files)):
-            quarantine.add(str(stranger), "unknown extension")
+            quarantine.add(str(stranger), "metadata, not rows" if stranger in metadata else "unknown extension")
         return files
     if not path.exists():
         siblings = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
@@ -101,15 +104,14 @@ def data_files(path: str | Path, quarantine: Quarantine) -> list[Path]:
                          hint=f"did you mean {path.parent / near[0]}?" if near else "check the path")
     if extension(path) not in READERS:
         raise InputError("unknown file format", where=str(path), why=f"'{extension(path)}' is not one we read",
-                         hint=f"convert it to one of {', '.join(READERS)}")
+                         hint=f"convert it to one of {KNOWN}")
     return [path]
 
 
 def byte_lines(path: Path, quarantine: Quarantine) -> Iterator[tuple[bytes, str]]:
-    """The lines of a plain or gzip file with their places. A line that damage cut off is set aside."""
-    chunks = gzip_chunks(path, quarantine) if path.suffix.lower() == ".gz" else plain_chunks(path)
+    """The lines of a plain or packed file with their places. A line that damage cut off is set aside."""
     number, pieces = 1, []
-    for chunk in chunks:
+    for chunk in chunks(path, quarantine):
         if chunk is None:
             if any(pieces):
                 quarantine.add(f"{path}:{number}", "line cut off by damage", b"".join(pieces))
@@ -124,10 +126,26 @@ def byte_lines(path: Path, quarantine: Quarantine) -> Iterator[tuple[bytes, str]
         yield b"".join(pieces), f"{path}:{number}"
 
 
-def plain_chunks(path: Path) -> Iterator[bytes]:
+def chunks(path: Path, quarantine: Quarantine) -> Iterator[bytes | None]:
+    """The bytes of a file, unpacked; None where damage broke the flow."""
+    return {".gz": gzip_chunks, ".zst": zstd_chunks}.get(path.suffix.lower(), plain_chunks)(path, quarantine)
+
+
+def plain_chunks(path: Path, quarantine: Quarantine) -> Iterator[bytes]:
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK):
             yield chunk
+
+
+def zstd_chunks(path: Path, quarantine: Quarantine) -> Iterator[bytes | None]:
+    """The unpacked bytes of all frames of a Zstandard file, up to the first damage: frames cannot be looked for."""
+    with pa.OSFile(str(path)) as file, pa.CompressedInputStream(file, "zstd") as stream:
+        try:
+            while chunk := stream.read(CHUNK):
+                yield chunk
+        except OSError as error:
+            yield None
+            quarantine.add(str(path), f"damaged Zstandard file: {error}; what follows is lost")
 
 
 def gzip_chunks(path: Path, quarantine: Quarantine) -> Iterator[bytes | None]:
@@ -232,7 +250,8 @@ def read_jsonl(path: Path, quarantine: Quarantine) -> Iterator[Row]:
 
 def read_json(path: Path, quarantine: Quarantine) -> Iterator[Row]:
     """The objects of a list, one object, or objects one after another; the place is the line an object begins on."""
-    text = path.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    pieces = [b"\0" if chunk is None else chunk for chunk in chunks(path, quarantine)]    # no JSON value holds a raw \0
+    text = b"".join(pieces).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     position, line, counted, decoder = re.match(r"\s*\[?", text).end(), 1, 0, json.JSONDecoder()
     while (position := re.compile(r"[\s,]*").match(text, position).end()) < len(text) and text[position] != "]":
         line, counted = line + text.count("\n", counted, position), position
@@ -275,17 +294,69 @@ def read_parquet(path: Path, quarantine: Quarantine) -> Iterator[Row]:
             after = number + file.metadata.row_group(group).num_rows
             try:
                 for batch in file.iter_batches(batch_size=1024, row_groups=[group]):
-                    for index in range(batch.num_rows):
-                        where, number = f"{path}:{number}", number + 1
-                        try:
-                            row = batch.slice(index, 1).to_pylist()[0]
-                        except UnicodeDecodeError as error:
-                            quarantine.add(where, f"invalid UTF-8: {error.reason} at {error.start}")
-                        else:
-                            yield row, where
+                    yield from batch_rows(batch, path, number, quarantine)
+                    number += batch.num_rows
             except (pa.ArrowException, OSError) as error:
                 quarantine.add(f"{path}:{number}", f"corrupt Parquet row group: {after - number} rows lost, {error}")
             number = after
+
+
+def read_arrow(path: Path, quarantine: Quarantine) -> Iterator[Row]:
+    """Record batch by record batch, of a file or a stream (what `datasets` saves); a batch that fails is lost whole."""
+    number = 1
+    try:
+        with pa.memory_map(str(path)) as source:
+            try:
+                file = pa.ipc.open_file(source)
+                batches = (file.get_batch(index) for index in range(file.num_record_batches))
+            except pa.ArrowInvalid:
+                source.seek(0)
+                batches = pa.ipc.open_stream(source)
+            for batch in batches:
+                try:
+                    batch.validate(full=True)               # a wrong offset would be read from anywhere in memory
+                except pa.ArrowInvalid as error:
+                    quarantine.add(f"{path}:{number}", f"corrupt Arrow batch: {batch.num_rows} rows lost, {error}")
+                else:
+                    yield from batch_rows(batch, path, number, quarantine)
+                number += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        quarantine.add(f"{path}:{number}", f"unreadable Arrow file: {error}")
+
+
+def batch_rows(batch: pa.RecordBatch, path: Path, number: int, quarantine: Quarantine) -> Iterator[Row]:
+    """The rows of a batch, the first of them the file's `number`th."""
+    for index in range(batch.num_rows):
+        where = f"{path}:{number + index}"
+        try:
+            row = batch.slice(index, 1).to_pylist()[0]
+        except UnicodeDecodeError as error:
+            quarantine.add(where, f"invalid UTF-8: {error.reason} at {error.start}")
+        else:
+            yield row, where
+
+
+def read_tsv(path: Path, quarantine: Quarantine) -> Iterator[Row]:
+    """Fields between tabs, no quotes (IANA text/tab-separated-values).
+
+    A first line that is no list of names is a row already: then the columns are called "1", "2", ...
+    """
+    header = None
+    for line, where in byte_lines(path, quarantine):
+        try:
+            fields = decode(line.removesuffix(b"\r")).split("\t")
+        except BadRow as error:
+            quarantine.add(where, str(error), line)
+            continue
+        if header is None:
+            named = all(NAME.fullmatch(field) for field in fields) and len(set(fields)) == len(fields)
+            header = fields if named else [str(number + 1) for number in range(len(fields))]
+            if named:
+                continue
+        if len(fields) == len(header):
+            yield dict(zip(header, fields)), where
+        elif line.strip():
+            quarantine.add(where, f"wrong number of fields: {len(fields)}, the first line has {len(header)}", line)
 
 
 def read_csv(path: Path, quarantine: Quarantine) -> Iterator[Row]:
@@ -337,13 +408,13 @@ def split_csv(record: str) -> list[str]:
 
 
 def read_text(path: Path, quarantine: Quarantine) -> Iterator[Row]:
-    """The whole file as one row `{"text": ...}`."""
+    """The whole file as one row `{"text": ...}`; a damaged one is none."""
+    pieces = list(chunks(path, quarantine))
+    if None in pieces:
+        return                                              # where it is damaged is said already
+    content = b"".join(pieces)
     try:
-        with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
-            content = file.read()
         row = {"text": decode(content)}
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        quarantine.add(str(path), f"damaged gzip member: {error}")
     except BadRow as error:
         quarantine.add(f"{path}:1", str(error), content)
     else:
@@ -369,6 +440,8 @@ def write_jsonl(path: Path, values: Iterable[dict]) -> int:
     return len(lines)
 
 
-READERS = {".jsonl": read_jsonl, ".jsonl.gz": read_jsonl, ".json": read_json, ".parquet": read_parquet,
-           ".csv": read_csv, ".txt": read_text, ".txt.gz": read_text,
-           ".tokens": read_text, ".tokens.gz": read_text}                               # WikiText's own name for text
+TEXTS = {".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv, ".tsv": read_tsv, ".txt": read_text,
+         ".tokens": read_text}                                                          # WikiText's own name for text
+READERS = TEXTS | {".parquet": read_parquet, ".arrow": read_arrow} | {
+    name + packed: reader for name, reader in TEXTS.items() for packed in (".gz", ".zst")}
+KNOWN = f"{', '.join(TEXTS)} (each also .gz or .zst), .parquet, .arrow"

@@ -5,9 +5,10 @@ with, a `Rating` the same without a pair, a `Problem` what it is tested or rewar
 they are read from files is `data/formats.py`, how they become token ids is `text/chat.py`.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -24,17 +25,41 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """One turn of a dialogue.
+
+    `weight` multiplies the loss of an assistant's (None: as the mask says), `thinking` is what it reasons before it
+    speaks, `tool_calls` what it asks of tools, as the OpenAI API writes them.
+    """
+
     role: Role
     content: str
+    weight: float | None = None
+    thinking: str = ""
+    tool_calls: tuple[dict, ...] = ()
+
+    @property
+    def spoken(self) -> str:
+        """All the turn says, thoughts and calls in Qwen's and Hermes' tags: for templates with no form of their own."""
+        thought = f"<think>\n{self.thinking}\n</think>\n\n" if self.thinking else ""
+        calls = [f"<tool_call>\n{json.dumps(call.get('function', call), ensure_ascii=False)}\n</tool_call>"
+                 for call in self.tool_calls]
+        return thought + "\n".join([self.content][:bool(self.content)] + calls)
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A dialogue whose assistant turns are to be learned. `task` groups metrics, `id` names the row in errors."""
+    """A dialogue whose assistant turns are to be learned. `task` groups metrics, `id` names the row in errors.
+
+    `weight` multiplies its loss, `split` and `source` are where it comes from, `tools` what the assistant may call.
+    """
 
     messages: tuple[Message, ...]
     task: str = ""
     id: str = ""
+    weight: float = 1.0
+    split: str = ""
+    source: str = ""
+    tools: tuple[dict, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +85,16 @@ class Rating:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question with a known answer, for evaluation and for verifiable rewards."""
+    """A question with a known answer (or none, ""), for evaluation and for verifiable rewards.
+
+    `columns` is the rest of its row, which reward functions are given.
+    """
 
     prompt: tuple[Message, ...]
     answer: str
     task: str = ""
     id: str = ""
+    columns: dict[str, Any] = field(default_factory=dict)
 
 
 def text_id(text: str) -> str:

@@ -4,6 +4,7 @@
 denominators are values here, not branches in the loop.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,15 +27,15 @@ class Batch:
 class Run:
     """One run of tokens: position t reads ids[t] and should predict targets[t], weighted by weights[t]."""
 
-    ids: list[int]
-    targets: list[int]
-    weights: list[float]
+    ids: Sequence[int]
+    targets: Sequence[int]
+    weights: Sequence[float]
     parent: int = -1        # index of the run it continues, -1 for a root
 
 
-def sequence(tokens: list[int], trained: list[bool]) -> Run:
-    """A whole sequence as one root: token t predicts token t + 1, trained where that next token is."""
-    return Run(tokens[:-1], tokens[1:], [float(t) for t in trained[1:]])
+def sequence(tokens: list[int], weights: Sequence[float]) -> Run:
+    """A whole sequence as one root: token t predicts token t + 1, with that next token's weight."""
+    return Run(tokens[:-1], tokens[1:], [float(w) for w in weights[1:]])
 
 
 def forest(runs: list[Run], *, count: float | None = None) -> Batch:

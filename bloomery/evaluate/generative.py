@@ -14,7 +14,6 @@ from bloomery.data.validation import batches
 from bloomery.generate.decode import complete
 from bloomery.model.transformer import Transformer
 from bloomery.text.chat import Renderer
-from bloomery.text.tokenizer import Tokenizer
 from bloomery.train.objective import total_nll
 
 
@@ -59,10 +58,10 @@ def answer_nll(model: Transformer, asked: list[Question]) -> float:
     return nats / tokens
 
 
-def generated(model: Transformer, asked: list[Question], tokenizer: Tokenizer, max_tokens: int) -> list[str]:
+def generated(model: Transformer, asked: list[Question], renderer: Renderer, max_tokens: int) -> list[str]:
     """Greedy answers."""
-    done = complete(model, [q.prompt for q in asked], ends={tokenizer.turn_end, tokenizer.eos}, max_tokens=max_tokens)
-    return [tokenizer.decode(c.ids).strip() for c in done]
+    done = complete(model, [q.prompt for q in asked], ends=renderer.ends, max_tokens=max_tokens)
+    return [renderer.tokenizer.decode(c.ids).strip() for c in done]
 
 
 def exact_matches(asked: list[Question], answers: list[str], closed: Iterable[str]) -> dict:

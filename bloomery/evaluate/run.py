@@ -32,7 +32,7 @@ from bloomery.evaluate.preference import PairScores, preference_metrics, score_p
 from bloomery.losses.token import perplexity
 from bloomery.model.store import load_model
 from bloomery.model.transformer import Transformer
-from bloomery.text.chat import Renderer
+from bloomery.text.chat import Renderer, load_renderer
 from bloomery.text.tokenizer import Tokenizer, load_tokenizer
 from bloomery.train.objective import total_nll
 from bloomery.train.precision import Precision, choose
@@ -55,7 +55,7 @@ class Config(Settings):
     stride: int | None = Field(None, gt=0, description="tokens of held-out text scored at a time, each after at least "
                                                        "a context less this many; default: a context")
     words: bool = Field(False, description="also perplexity by the word, of models and of a word 5-gram")
-    template: str = Field("chatml", description="chat template")
+    template: str = Field("auto", description="chat template; auto: each model's own")
     precision: Precision = Field("auto", description="bf16, fp32, or auto")
 
     @field_validator("formats")
@@ -86,8 +86,8 @@ def run(config: Config, out: Path) -> dict:
     scores: PairScores | None = None
     count = 0
     for name, folder in progress(config.models.items(), name="evaluate, models", total=len(config.models)):
-        model, tokenizer = load_model(Path(folder), compute=compute), load_tokenizer(Path(folder))
-        renderer = Renderer(tokenizer, config.template)
+        model, renderer = load_model(Path(folder), compute=compute), load_renderer(Path(folder), config.template)
+        tokenizer = renderer.tokenizer
         found = measured[name] = {}
         if shard:
             context, stride = model.config.context, config.stride and min(config.stride, model.config.context)
@@ -102,7 +102,7 @@ def run(config: Config, out: Path) -> dict:
             found |= preference_metrics(scores, before)
         if prompts:
             asked, _ = questions(prompts, renderer, model.config.context, where=config.prompts)
-            for q, text in zip(asked, generated(model, asked, tokenizer, config.max_tokens), strict=True):
+            for q, text in zip(asked, generated(model, asked, renderer, config.max_tokens), strict=True):
                 row = shown.setdefault(q.asked, {"prompt": q.asked, "expected": q.expected, "answers": {}})
                 row["answers"][name] = text
     if shard and config.yardsticks:
@@ -151,6 +151,6 @@ def answered(model: Transformer, rows: list[Conversation], renderer: Renderer, c
     found = {"answer_nll": answer_nll(model, asked), "questions": len(asked), "questions_dropped": dropped}
     tried = [q for q in asked if q.task in config.closed_tasks or q.task in config.formats][:config.generated]
     if tried:
-        answers = generated(model, tried, renderer.tokenizer, config.max_tokens)
+        answers = generated(model, tried, renderer, config.max_tokens)
         found |= exact_matches(tried, answers, config.closed_tasks) | well_formed(tried, answers, config.formats)
     return found

@@ -22,13 +22,13 @@ def preview(prompts: Sequence[str], speaks: Tokenizer | Renderer, *, context: in
     """
     chats = isinstance(speaks, Renderer)
     tokenizer = speaks.tokenizer if chats else speaks
-    ids = [speaks.prompt((Message("user", prompt),)) if chats else [tokenizer.eos, *tokenizer.encode(prompt)]
+    ids = [speaks.prompt((Message("user", prompt),)) if chats else [tokenizer.begin, *tokenizer.encode(prompt)]
            for prompt in prompts]
     for prompt, found in zip(prompts, ids, strict=True):
         if len(found) >= context:
             raise InputError("a sample prompt does not fit", where=prompt[:80],
                              why=f"it has {len(found)} tokens, the model reads {context}", hint="shorten it")
-    ends = {tokenizer.eos, tokenizer.turn_end} if chats else {tokenizer.eos}
+    ends = speaks.ends if chats else {tokenizer.eos}
 
     def write(model: Transformer) -> list[dict[str, str]]:
         found = complete(model, ids, ends=ends, max_tokens=max_tokens, how=how, seed=seed)

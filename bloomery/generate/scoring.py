@@ -19,8 +19,7 @@ from bloomery.data.packing import best_fit_decreasing
 from bloomery.generate.best_of import ENSEMBLES, combine
 from bloomery.model.forest import Segments, roots
 from bloomery.model.scalar import ScalarModel, load_scalar
-from bloomery.text.chat import Renderer
-from bloomery.text.tokenizer import load_tokenizer
+from bloomery.text.chat import load_renderer
 
 Prompts = Sequence[tuple[Message, ...]]
 Completions = Sequence[Sequence[str]]
@@ -73,7 +72,7 @@ class RewardModel:
     """The reward model of a folder: a `...ForSequenceClassification` with one label, its tokenizer beside it."""
 
     def __init__(self, folder: Path, *, compute: torch.dtype = torch.float32, dtype: torch.dtype = torch.float32):
-        self.model, self.renderer = load_scalar(folder, compute=compute, dtype=dtype), Renderer(load_tokenizer(folder))
+        self.model, self.renderer = load_scalar(folder, compute=compute, dtype=dtype), load_renderer(folder)
         if self.model.labels != 1:
             raise InputError("not a reward model", where=str(folder),
                              why=f"it gives {self.model.labels} numbers, a reward is one",
@@ -85,7 +84,7 @@ class RewardModel:
 
     def answer(self, text: str) -> list[int]:
         """An answer as training renders it; a model that said nothing said its turn-end, and is scored for that."""
-        return self.renderer.answer(text) if text.strip() else [self.renderer.tokenizer.turn_end]
+        return self.renderer.answer(text) if text.strip() else [self.renderer.end]
 
 
 class Standardised:

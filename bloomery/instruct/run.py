@@ -2,38 +2,62 @@
 
     loss = -sum_t w_t log p(x_t | x_<t) / sum_t w_t        w_t = 1 where the assistant speaks, its turn-end included
 
-The mask comes from rendering (`text/chat.py`); data in which nothing would be trained is an error before any step.
+What is drawn is a file or a mixture of tasks (`mixture.py`), what learns every weight or an adapter (`model/adapt.py`),
+and what was known may be held on to (`train/retention.py`).  Data in which nothing would be trained is an error before
+any step.
 """
 
+import json
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
+from bloomery.core.artifacts import write_atomic
 from bloomery.core.config import Input
-from bloomery.core.errors import InputError
+from bloomery.core.errors import ConfigError
 from bloomery.core.files import Quarantine
 from bloomery.core.metrics import say
-from bloomery.core.records import Conversation
-from bloomery.data.batch import Batch, Run, forest, sequence
+from bloomery.core.records import Conversation, unit_hash
 from bloomery.data.formats import conversations
-from bloomery.data.packing import best_fit_decreasing
-from bloomery.data.stream import Stream, samples
-from bloomery.data.validation import batches as in_order
+from bloomery.data.tasks import micro_batches
 from bloomery.generate.preview import preview
+from bloomery.instruct.examples import by_split, packed, rendered_runs
+from bloomery.instruct.heldout import parted
+from bloomery.instruct.measures import HeldOut, ending, objective, side_by_side, unseen_tasks
+from bloomery.instruct.mixture import Mixture, MixtureConfig, pooled
+from bloomery.model.adapt import AdaptConfig, adapt, trained_share
+from bloomery.model.store import load_model
 from bloomery.model.transformer import Transformer
-from bloomery.text.chat import Renderer
-from bloomery.train.objective import causal_lm, total_nll
+from bloomery.train.objective import Metrics
+from bloomery.train.retention import RetentionConfig, retain
 from bloomery.train.session import train
-from bloomery.train.tuning import TuningConfig, export, foretold, open_model
+from bloomery.train.tuning import KEPT, TuningConfig, export, export_adapter, foretold, open_model
+
+STOPS = 0.5                     # probability of the turn-end below which a reader is warned
+CURVES = 16                     # tasks at most whose training losses are told at every step
 
 
 class Config(TuningConfig):
     """Fine-tune on conversations."""
 
-    data: Input = Field(description="a file or folder of conversations: `messages`, or `prompt` and `completion`")
-    validation: Input | None = Field(None, description="held-out conversations for validation")
+    data: Input | None = Field(None, description="a file, folder or hub id of conversations, in any format we know")
+    columns: dict[str, str] = Field({}, description="their column = ours, where they differ")
+    mixture: MixtureConfig | None = Field(None, description="in the place of data: several sources and their rates")
+    validation: Input | None = Field(None, description="held-out conversations; default: the data's validation split")
     examples: int = Field(64, gt=0, description="conversations a step")
     validation_examples: int = Field(256, gt=0, description="held-out conversations looked at in each validation")
+    held_out_tasks: tuple[str, ...] = Field((), description="tasks that are not trained, only measured; * and ? match")
+    held_out_shots: tuple[int, ...] = Field((0, 2), description="examples that stand before one of a held-out task")
+    held_out_examples: int = Field(32, gt=0, description="examples looked at of each held-out task")
+    train_on: Literal["assistant", "last", "all"] = Field("assistant", description="every turn of the assistant, its "
+                                                                                   "last, or all tokens")
+    truncation: Literal["drop", "keep_start", "keep_end", "error"] = Field(
+        "drop", description="what becomes of a conversation longer than the context")
+    adapt: AdaptConfig = AdaptConfig()
+    retention: RetentionConfig = RetentionConfig()
+    beside_base: int = Field(6, ge=0, description="held-out conversations answered by the base and by the tuned model")
+    beside_base_tokens: int = Field(48, gt=0, description="longest of these answers")
 
 
 def forecast(config: Config, planned: dict[str, dict] | None = None) -> dict:
@@ -41,61 +65,88 @@ def forecast(config: Config, planned: dict[str, dict] | None = None) -> dict:
     return foretold(config, planned, samples=config.examples, tokens_each=64)
 
 
-def rendered_runs(data: list[Conversation], renderer: Renderer, context: int, *, where: str) -> tuple[list[Run], dict]:
-    """Conversations as runs, with counts of what was dropped and the share of trained tokens.
-
-    Policy for a conversation longer than the context: drop, and count. `InputError` when nothing is left to train on.
-    """
-    runs, too_long = [], 0
-    for conversation in data:
-        rendered = renderer.conversation(conversation.messages)
-        if len(rendered.ids) > context + 1:
-            too_long += 1
-        elif any(rendered.trained):
-            runs.append(sequence(rendered.ids, rendered.trained))
-    nothing = len(data) - too_long - len(runs)
-    if not runs:
-        raise InputError("nothing to train on", where=where,
-                         why=f"of {len(data)} conversations {too_long} are longer than the context of {context} tokens "
-                             f"and {nothing} have no assistant turn", hint="look at the rows with: bloomery show data")
-    tokens, trained = sum(len(r.ids) for r in runs), sum(sum(r.weights) for r in runs)
-    return runs, {"examples": len(runs), "dropped_examples": too_long + nothing, "dropped/too_long": too_long,
-                  "dropped/no_assistant_turn": nothing, "supervised_tokens": int(trained),
-                  "supervised_share": trained / tokens}
+def gathered(config: Config, quarantine: Quarantine) -> tuple[list[Conversation], list[Conversation], dict]:
+    """The conversations to train on, those to validate on, and the tasks that are held out."""
+    pool = pooled(config.mixture, quarantine, seed=config.seed) if config.mixture else \
+        conversations(config.data, quarantine, columns=config.columns)
+    known, unseen = parted(pool, config.held_out_tasks)
+    training, validation = by_split(known)
+    validation.sort(key=lambda row: unit_hash(row.id, "validation"))
+    if len(training) < len(known):
+        say(f"  sft: {len(known) - len(training)} conversations of other splits are not trained on")
+    if config.validation:
+        validation = conversations(config.validation, quarantine, columns=config.columns)
+    return training, validation[:config.validation_examples], unseen
 
 
-def packed(runs: list[Run], *, examples: int, micro_tokens: int, seed: int) -> Stream:
-    """Each step `examples` runs in the order of `samples`, best-fit into micro-batches of at most `micro_tokens`."""
-    def batches(step: int) -> list[Batch]:
-        chosen = [runs[i] for i in samples(step, examples, len(runs), seed)]
-        lengths = [len(run.ids) for run in chosen]
-        bins = best_fit_decreasing(lengths, max(micro_tokens, *lengths))
-        return [forest([chosen[i] for i in group]) for group in bins]
-
-    return batches
+def raise_contradictions(config: Config) -> None:
+    """One `ConfigError` for options that exclude each other, before any data is read."""
+    if bool(config.data) == bool(config.mixture):
+        raise ConfigError("give data, or a mixture", where="sft.data",
+                          why="there are both" if config.data else "there is neither")
+    if config.adapt.method != "full" and max(config.parallel.shard, config.parallel.tensor) > 1:
+        raise ConfigError("an adapted model is not split over ranks", where="sft.parallel",
+                          hint="leave out shard and tensor: ranks then hold copies")
+    if config.adapt.method != "full" and config.retention.ewc:
+        raise ConfigError("ewc holds weights that are frozen anyway", where="sft.retention.ewc",
+                          hint="leave it out, or train all weights")
+    if config.adapt.method == "prefix" and config.sample_every:
+        raise ConfigError("a model behind a prefix writes no samples", where="sft.sample_every", hint="leave it out")
 
 
 def run(config: Config, out: Path) -> dict:
-    """Fine-tune all weights and export a Hugging Face folder that chats."""
-    model, renderer = open_model(config)
-    context = model.config.context
+    """Fine-tune and export a Hugging Face folder that chats, and of an adapted model the adapter beside it."""
+    raise_contradictions(config)
+    model, renderer = open_model(config, train=config.train_on)
+    method, where = config.adapt.method, config.data or "mixture"
+    context = model.config.context - (config.adapt.prefix_tokens if method == "prefix" else 0)
     quarantine = Quarantine()
-    data = conversations(config.data, quarantine)
-    runs, counts = rendered_runs(data, renderer, context, where=config.data)
-    held_out, _ = rendered_runs(conversations(config.validation, quarantine)[:config.validation_examples], renderer,
-                                context, where=config.validation) if config.validation else ([], {})
+    training, validation, unseen = gathered(config, quarantine)
     quarantine.write(out)
+    weighted = config.mixture is None or config.mixture.scales_loss
+    runs, counts = rendered_runs(training, renderer, context, where=where, truncation=config.truncation,
+                                 weighted=weighted)
+    mixture = config.mixture and Mixture([training[run.row] for run in runs], config.mixture, seed=config.seed)
     say(f"  sft: {counts['examples']} conversations, {counts['supervised_share']:.0%} of their tokens trained, "
-        f"{counts['dropped_examples']} dropped")
+        f"{counts['dropped_examples']} dropped, {counts['truncated_examples']} cut")
+    if mixture:
+        mixture.describe()
+    measured = unseen_tasks(unseen, renderer, context, shots=config.held_out_shots, limit=config.held_out_examples,
+                            micro_tokens=config.micro_tokens, seed=config.seed, where=where)
+    if validation:
+        held_out, _ = rendered_runs(validation, renderer, context, where=config.validation or where, weighted=False)
+        measured.insert(0, HeldOut("val_", micro_batches(held_out, config.micro_tokens)))
+    kept = retain(config.retention, model, frozen=method in KEPT, context=context, micro_tokens=config.micro_tokens,
+                  seed=config.seed, task=objective)
+    adapt(model, config.adapt, seed=config.seed)
+    if method != "full":
+        say(f"  sft: {method} trains {trained_share(model):.2%} of the weights")
 
-    def validate(model: Transformer) -> dict[str, float]:
-        if not held_out:
-            return {}
-        nats, tokens = total_nll(model, in_order(held_out, config.micro_tokens))
-        return {"val_loss": nats / tokens}
+    def validate(model: Transformer) -> Metrics:
+        return {name: value for each in (*measured, kept.measure) for name, value in each(model).items()}
 
-    stream = packed(runs, examples=config.examples, micro_tokens=config.micro_tokens, seed=config.seed)
-    state = train(model, config, out, name="sft", stream=stream, objective=causal_lm, validate=validate,
+    stream = packed(runs, examples=config.examples, micro_tokens=config.micro_tokens, seed=config.seed,
+                    order=mixture and (lambda step: mixture.samples(step, config.examples)),
+                    tasks=len({run.task for run in runs}) <= CURVES)
+    state = train(model, config, out, name="sft", stream=kept.stream(stream), objective=kept.objective,
+                  penalty=kept.penalty, validate=validate,
                   preview=config.sample_every and preview(config.sample_prompts, renderer, context=context))
-    export(state.model, renderer, out)
-    return {**counts, "quarantined": len(quarantine), "tokens": state.tokens, **state.best}
+    drawn = mixture.drawn(state.step * config.examples) if mixture else {}
+    found = {**counts, "quarantined": len(quarantine), "tokens": state.tokens, "trained_share": trained_share(model),
+             **state.best, **ending(state.model, runs, renderer.end, config.micro_tokens),
+             **({"drawn": {task: count for task, (count, _) in drawn.items()},
+                 "epochs": {task: epochs for task, (_, epochs) in drawn.items()}} if drawn else {})}
+    if "turn_end_probability" in found:
+        ends = found["turn_end_probability"]
+        say(f"  sft: where answers end, the turn ends with a probability of {ends:.3f}" if ends > STOPS else
+            f"  warning: where answers end, the turn ends with a probability of {ends:.3f} only: train longer, and "
+            "where the base never read the template's tokens train all weights")
+    tuned = state.model if method == "full" else export_adapter(state.model, renderer, out, base=config.model)
+    if tuned:
+        export(tuned, renderer, out)
+    shown = validation or [row for own in unseen.values() for row in own[:1]]
+    if tuned and shown and config.beside_base:
+        rows = side_by_side({"base": load_model(Path(config.model), compute=model.compute), "tuned": tuned}, shown,
+                            renderer, count=config.beside_base, max_tokens=config.beside_base_tokens)
+        write_atomic(out / "answers.json", json.dumps(rows, indent=1, ensure_ascii=False))
+    return found

@@ -38,19 +38,24 @@ LIMITS = {"cpu": Limits(8 * 2**20, 256 * 2**20, 128 * 2**20),           # a CPU'
 
 
 class HeadTerms(NamedTuple):
-    """What a loss adds to -log p, and what the model does to its logits."""
+    """What a loss adds to -log p, what the model does to its logits, and whether their entropy is told."""
 
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     softcap: float | None = None
+    entropy: bool = False
 
 
 class HeadRows(NamedTuple):
-    """Figures of every row, all (N,): what is minimised, -log p of the target alone, whether the target scored best."""
+    """Figures of every row, all (N,): what is minimised, -log p of the target alone, whether the target scored best.
+
+    `entropy` is that of the prediction in nats, 0 where nobody asked.
+    """
 
     loss: Tensor
     nll: Tensor
     correct: Tensor
+    entropy: Tensor
 
 
 def fitting(limit: int, bytes_each: int, most: int) -> int:
@@ -89,18 +94,18 @@ class FusedHead:
         self.vocabulary = len(shadow)
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         self.weights = weights if weights is None else weights.to(dtype)
-        self.lse, self.picked, self.mean, self.top = hidden.new_zeros(4, len(hidden), dtype=dtype)
+        self.lse, self.picked, self.mean, self.top, self.entropy = hidden.new_zeros(5, len(hidden), dtype=dtype)
         self.limits = LIMITS["cpu" if hidden.device.type == "cpu" else "gpu"]
         self.step = fitting(self.limits.block, len(shadow) * self.lse.element_size(), len(hidden))
         block = max(self.step * len(shadow), self.limits.block // self.lse.element_size())
         self.scratch = self.lse.new_empty(block) if hidden.dtype != self.lse.dtype else None
 
     def rows(self) -> HeadRows:
-        smoothing, z, _ = self.terms
+        smoothing, z, *_ = self.terms
         nll = loss = self.lse - self.picked
         if smoothing:
             loss = (1 - smoothing) * nll + smoothing * (self.lse - self.mean)
-        return HeadRows(loss + z * self.lse ** 2 if z else loss, nll, self.picked >= self.top)
+        return HeadRows(loss + z * self.lse ** 2 if z else loss, nll, self.picked >= self.top, self.entropy)
 
     def run(self, d_hidden: Tensor | None, d_weight: Tensor | None) -> HeadRows:
         """Visit every block, and again the columns whose gradients could not be kept; fills d_hidden and d_weight."""
@@ -131,6 +136,8 @@ class FusedHead:
         if self.terms.label_smoothing:
             self.mean[part] = scores.mean(-1)
         self.top[part], self.lse[part] = softmax_(scores)
+        if self.terms.entropy:
+            self.entropy[part] = torch.special.entr(scores).sum(-1)
         if differentiate:
             product.copy_(self.gradient_(scores, slope, part, self.targets[part], 1.0))
 
@@ -157,7 +164,7 @@ class FusedHead:
 
     def gradient_(self, p: Tensor, slope: Tensor | None, part: slice, targets: Tensor, share: Tensor | float) -> Tensor:
         """Probabilities of a block -> gradients of its logits, in place; targets count from its first column."""
-        (smoothing, z, _), weights, columns = self.terms, self.weights[part], p.shape[1]
+        (smoothing, z, *_), weights, columns = self.terms, self.weights[part], p.shape[1]
         p.mul_((weights * (1 + 2 * z * self.lse[part]) * share)[:, None])
         if smoothing:
             p.sub_((weights * (smoothing / self.vocabulary))[:, None])
@@ -195,7 +202,8 @@ class LinearCrossEntropy(torch.autograd.Function):
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, *,
                          shadow: Tensor | None = None, label_smoothing: float = 0.0, z_loss: float = 0.0,
-                         softcap: float | None = None, kernel: Kernel = FusedHead) -> tuple[Tensor, HeadRows]:
+                         softcap: float | None = None, entropy: bool = False,
+                         kernel: Kernel = FusedHead) -> tuple[Tensor, HeadRows]:
     """Sum of weights * loss, a scalar, and each row's figures (N,) without gradient.
 
     hidden (N, D), weight (V, D), targets (N,) in [0, V), weights (N,).  `shadow` is the weight in the dtype of `hidden`
@@ -203,7 +211,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, weight
     """
     if not bool((weights != 0).any()):
         raise ValueError("no target tokens: every weight is 0")
-    terms = HeadTerms(label_smoothing, z_loss, softcap)
+    terms = HeadTerms(label_smoothing, z_loss, softcap, entropy)
     if not 0 <= label_smoothing <= 1 or z_loss < 0 or (softcap is not None and softcap <= 0):
         raise ValueError(f"label_smoothing must be in [0, 1], z_loss >= 0 and softcap above 0, got {terms}")
     total, *rows = LinearCrossEntropy.apply(*inputs(hidden, weight, shadow), targets, weights, terms, kernel)

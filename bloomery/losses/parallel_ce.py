@@ -36,15 +36,20 @@ class SplitHead(FusedHead):
         scores, slope = self.logits(part, self.shadow, product)
         targets, columns = self.targets[part], len(self.shadow)
         here = (targets >= 0) & (targets < columns)
-        own = self.lse.new_empty(4, len(targets))
+        own = self.lse.new_zeros(5, len(targets))
         own[0] = torch.where(here, scores.gather(-1, targets.clamp(0, columns - 1)[:, None])[:, 0], 0.0)
         own[1] = scores.sum(-1) / self.vocabulary
         own[2], own[3] = softmax_(scores)
+        if self.terms.entropy:
+            own[4] = torch.special.entr(scores).sum(-1)
         every = [torch.empty_like(own) for _ in range(self.group.size())]
         dist.all_gather(every, own, group=self.group)
-        picked, mean, top, lse = torch.stack(every, 1)                                   # (ranks, block) each
+        picked, mean, top, lse, entropy = torch.stack(every, 1)                          # (ranks, block) each
         self.picked[part], self.mean[part] = picked.sum(0), mean.sum(0)
         self.top[part], self.lse[part] = top.amax(0), lse.logsumexp(0)
+        if self.terms.entropy:                                  # of a mixture of disjoint parts
+            away = lse - self.lse[part]
+            self.entropy[part] = (away.exp() * (entropy - away)).sum(0)
         if differentiate:
             share = (own[3] - self.lse[part]).exp()                              # probability of this slice together
             product.copy_(self.gradient_(scores, slope, part, targets, share))

@@ -20,6 +20,7 @@ HELD_OUT = "Held-out text"
 CHARTS = (
     ("Loss", "nats", (("loss", "training"), ("val_loss", "validation"), ("eval_loss", "evaluation"))),
     (HELD_OUT, "bits per byte", (("val_bpb", "model"),)),
+    ("Text it was trained on before", "bits per byte", (("base_bpb", "model"),)),
     ("Reward margin", "chosen minus rejected", (("rewards/margins", "margin"),)),
     ("Pairs ranked right", "share of the batch", (("rewards/accuracies", "accuracy"),)),
     ("Answer log-probability", "nats", (("logps/chosen", "chosen"), ("logps/rejected", "rejected"))),
@@ -33,7 +34,7 @@ CHARTS = (
     ("Memory", "GB", (("memory_gb", "memory"),)),
 )
 LOOKS = ("first", "second", "third")
-EXACT = {"learning_rate", "val_loss", "val_bpb", "eval_loss"}                   # free of noise: no average needed
+EXACT = {"learning_rate", "val_loss", "val_bpb", "eval_loss", "base_bpb", "base_loss"}    # free of noise: no average
 AXIS_KEYS = {"step", "time", "num_tokens", "event", "eta_seconds"}              # no curves of their own
 
 

@@ -6,6 +6,7 @@ Words follow the numbers and never the hope: a model that lost to the 5-gram is 
 from bloomery.core.metrics import shorten
 from bloomery.report.charts import Log, finite
 
+FORGOTTEN = 1.05        # times the bits per byte it began with: beyond that the reader is warned
 RIVALS = (("ngram5_bpb", "a 5-gram model"), ("xz_bpb", "xz"), ("zstd_bpb", "zstd"))
 
 
@@ -64,14 +65,16 @@ def held_out(metrics: dict[str, object]) -> tuple[str, dict] | None:
 
 
 def fine_tuning(metrics: dict[str, object]) -> tuple[str, dict] | None:
-    """How much likelier the expected answers became: the change of their negative log-likelihood."""
+    """How much likelier the expected answers became, the change of their negative log-likelihood, and at what cost."""
     before, after = next(iter(gains(metrics, "answer_nll")), (0.0, 0.0))
     if before <= 0:
         return None
     percent = 100 * (after / before - 1)
     verb = "cut" if percent < 0 else "raised"
     bars = [("before", before, f"{before:.3f}"), ("after", after, f"{after:.3f}")]
-    return (f"fine-tuning {verb} the loss on expected answers by {abs(percent):.0f} %",
+    known, now = next(iter(gains(metrics, "val_bpb")), (0.0, 0.0))
+    cost = f", held-out text then needs {change(now, known)} bits" if known > 0 else ""
+    return (f"fine-tuning {verb} the loss on expected answers by {abs(percent):.0f} %{cost}",
             tile("Fine-tuning", f"{signed(percent, '+.1f')} %", "loss on expected answers", bars,
                  "nats per token, less is better", first=1))
 
@@ -140,6 +143,18 @@ def ends(log: Log, key: str) -> tuple[float, float] | None:
     return (sum(values[:part]) / part, sum(values[-part:]) / part) if len(values) > 1 else None
 
 
+def forgetting(log: Log) -> list[tuple[str, bool]]:
+    """What became of the text the model was trained on before, where it was measured."""
+    bits = [value for _, value in log.values("base_bpb") if value is not None]
+    if len(bits) < 2:
+        return []
+    first, last = bits[0], bits[-1]
+    told = f"the text it was trained on before needs {last:.3f} bits per byte, {first:.3f} at the start"
+    if last <= first:
+        return [(f"Nothing was forgotten: {told}.", False)]
+    return [(f"Something was forgotten: {told} ({change(last, first)}).", last > FORGOTTEN * first)]
+
+
 def training_words(log: Log) -> list[dict]:
     """Sentences about one training stage, each `{"words", "warns"}`."""
     said = []
@@ -148,6 +163,7 @@ def training_words(log: Log) -> list[dict]:
         verb = "fell" if loss[1] < loss[0] else "rose" if loss[1] > loss[0] else "stayed"
         words = f"The loss {verb} from {loss[0]:.3f} to {loss[1]:.3f} in {log.rows[-1]['step']:,} steps."
         said.append((words, loss[1] > loss[0]))
+    said += forgetting(log)
     if log.resumes:
         times = "once" if len(log.resumes) == 1 else f"{len(log.resumes)} times"
         said.append((f"The run was resumed {times}, at the dotted line{'s' * (len(log.resumes) > 1)}.", False))

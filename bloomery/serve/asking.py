@@ -27,8 +27,7 @@ def chat_ids(served: Served, messages: list[ChatMessage], *, goes_on: bool = Fal
     turns = dialogue(messages)
     try:
         if goes_on and turns[-1].role == "assistant":
-            begun = served.tokenizer.encode(turns[-1].content.lstrip())
-            return [*served.renderer.prompt(turns[:-1]), *begun]
+            return served.renderer.prompt(turns, continues=True)
         return served.renderer.prompt(turns)
     except InputError as error:
         raise refused(error, "messages") from None
@@ -38,7 +37,7 @@ def text_ids(served: Served, given: str | list) -> list[list[int]]:
     """The prompts of a completion: one or several, each text or ids."""
     if isinstance(given, list) and isinstance(given[0], int):
         return [given]
-    return [part if isinstance(part, list) else [served.tokenizer.eos, *served.tokenizer.encode(part)]
+    return [part if isinstance(part, list) else [served.tokenizer.begin, *served.tokenizer.encode(part)]
             for part in ([given] if isinstance(given, str) else given)]
 
 

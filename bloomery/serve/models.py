@@ -22,8 +22,8 @@ from bloomery.model.store import load_config, load_generation, load_model
 from bloomery.model.transformer import Transformer
 from bloomery.model.weight_files import read_json
 from bloomery.serve.settings import ServeSettings
-from bloomery.text.chat import Renderer
-from bloomery.text.tokenizer import Tokenizer, load_tokenizer
+from bloomery.text.chat import Renderer, load_renderer
+from bloomery.text.tokenizer import Tokenizer
 from bloomery.train.checkpoint import checkpoints, damage, whole_model
 from bloomery.train.precision import choose, products
 
@@ -109,7 +109,7 @@ def open_model(name: str, folder: Path, settings: ServeSettings, tokenizer: str 
         load_config(folder)                                 # says what is missing
     stage = folder.parent if folder.name == "checkpoints" else folder
     words = Path(tokenizer) if tokenizer else speech_of(folder if finished else stage)
-    renderer = Renderer(load_tokenizer(words))
+    renderer = load_renderer(words)
     config = load_config(folder) if finished else shape(checkpoint)
     compute = precision(settings, config)
     if finished:
@@ -118,8 +118,8 @@ def open_model(name: str, folder: Path, settings: ServeSettings, tokenizer: str 
         ends = {ends} if isinstance(ends, int) else set(ends or ())
     else:
         model = whole_model(config, checkpoint, compute).to(compute)
-        ends = {renderer.tokenizer.eos} if verb(stage) in CONTINUES else {renderer.tokenizer.turn_end}
-    kind = "chat" if renderer.tokenizer.turn_end in ends else "completion"
+        ends = {renderer.tokenizer.eos} if verb(stage) in CONTINUES else {renderer.end}
+    kind = "chat" if renderer.answers(ends) else "completion"
     engine = Engine(shrunk(model.eval(), settings), renderer.tokenizer, slots=settings.slots, chunk=settings.chunk,
                     context=min(settings.context or config.context, config.context), own=True)
     made = int((folder / "config.json" if finished else checkpoint).stat().st_mtime)

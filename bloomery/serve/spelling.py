@@ -74,5 +74,5 @@ class Spelling:
                 "top_logprobs": tops, "text_offset": offsets}
 
     @property
-    def control(self) -> tuple[int, ...]:
-        return self.tokenizer.eos, self.tokenizer.turn_start, self.tokenizer.turn_end
+    def control(self) -> frozenset[int]:
+        return self.tokenizer.control

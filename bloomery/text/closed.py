@@ -15,7 +15,8 @@ from tokenizers import Tokenizer as Backend
 
 from bloomery.text.tokenizer import CONTROL, Tokenizer
 
-CHARACTER, WORD = r"[\s\S]", r" ?\S+| ?\n|\s"
+TYPED = r"<(?=(?:" + "|".join(re.escape(name[1:]) for name in CONTROL) + r")(?!\S))"      # no word is a control token
+CHARACTER, WORD = r"[\s\S]", TYPED + r"| ?\S+| ?\n|\s"
 UNKNOWN = {CHARACTER: "\ufffd", WORD: " <unk>"}
 
 

@@ -17,6 +17,7 @@ import shutil
 import sys
 import threading
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,10 +29,12 @@ from torch import Tensor
 from bloomery.core.artifacts import FULL, check_space, file_hash, sync_folder
 from bloomery.core.errors import BloomeryError, InputError
 from bloomery.core.metrics import say
+from bloomery.model.adapt import trained_weights
 from bloomery.model.config import ModelConfig
 from bloomery.model.store import model_weights
 from bloomery.model.transformer import Transformer
 from bloomery.train.ema import Ema
+from bloomery.train.hooks import BEST_STEP
 from bloomery.train.optim import moments
 from bloomery.train.parallel import Sharded
 from bloomery.train.shard_files import LAYOUT, consolidate, load_shards, save_shards
@@ -46,15 +49,15 @@ Files = dict[str, dict[str, Tensor]]
 
 
 def contents(state: State, average: Ema | None = None) -> Files:
-    """The tensors of a state, by file and name; not copied."""
-    return {"model.safetensors": {name: w.detach() for name, w in model_weights(state.model).items()},
+    """The tensors of a state, by file and name; not copied. Frozen weights are those the training began with."""
+    return {"model.safetensors": {name: w.detach() for name, w in trained_weights(state.model).items()},
             "optim.safetensors": moments(state.model, state.optimizers),
             **({"ema.safetensors": average.tensors()} if average else {})}
 
 
 def record(state: State) -> dict:
-    """What a state is beside its tensors."""
-    return {"step": state.step, "steps": state.steps, "tokens": state.tokens, "best": state.best,
+    """What a state is beside its tensors, as it is now: it is written beside training, which goes on."""
+    return {"step": state.step, "steps": state.steps, "tokens": state.tokens, "best": dict(state.best),
             "guard": state.guard.remembered()}
 
 
@@ -109,7 +112,8 @@ class Saver:
             for key, tensor in tensors.items():
                 if key not in kept:
                     kept[key] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-            torch._foreach_copy_([kept[key] for key in tensors], list(tensors.values()))
+            if tensors:                                         # before the first step there are no moments
+                torch._foreach_copy_([kept[key] for key in tensors], list(tensors.values()))
 
     def _write_aside(self, final: Path, files: Files, told: dict) -> None:
         """Let training have the processor first (on Linux, threads have priorities of their own)."""
@@ -163,7 +167,7 @@ def write(final: Path, files: Files, told: dict, *, kept: int = KEPT) -> None:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)            # a full disk is not helped by half a checkpoint
         raise
-    retire(folder, final, kept)
+    retire(folder, final, kept, told)
 
 
 def write_split(final: Path, state: State, told: dict, *, kept: int = KEPT) -> None:
@@ -180,7 +184,7 @@ def write_split(final: Path, state: State, told: dict, *, kept: int = KEPT) -> N
     if team.leads:
         manifest[LAYOUT] = ((temporary / LAYOUT).stat().st_size, file_hash(temporary / LAYOUT))
         commit(temporary, final, manifest, told)
-        retire(folder, final, kept)
+        retire(folder, final, kept, told)
     team.barrier()
 
 
@@ -195,11 +199,12 @@ def commit(temporary: Path, final: Path, manifest: dict[str, tuple[int, str]], t
     sync_folder(final.parent)
 
 
-def retire(folder: Path, final: Path, kept: int) -> None:
-    """Remove checkpoints beyond the newest `kept`, once the newest has been read back."""
+def retire(folder: Path, final: Path, kept: int, told: dict) -> None:
+    """Remove checkpoints beyond the newest `kept` and the best, once the newest has been read back."""
     if damage(final) is None:
         for old in checkpoints(folder)[:-max(kept, KEPT)]:
-            shutil.rmtree(old)
+            if int(old.name[5:]) != told.get("best", {}).get(BEST_STEP):
+                shutil.rmtree(old)
 
 
 def total(weights: Tensor) -> float:
@@ -257,9 +262,23 @@ def load(state: State, checkpoint: Path, saved: dict, *, identity: str, accept: 
                              why="its configuration or data differ",
                              hint="choose another out=FOLDER, or go on all the same with accept_change=true")
         say(f"warning: {checkpoint.name} was made with other options or data; training goes on from it as asked")
-    load_shards(state, checkpoint)
+    load_shards(state, checkpoint, stepped=saved["step"] > 0)
     state.step, state.tokens, state.best = saved["step"], saved["tokens"], saved["best"]
     state.guard.restore(saved["guard"])
+
+
+def load_best(state: State, average: Ema | None, folder: Path) -> int:
+    """Put the weights and metrics of the best validation back; its step. `state.step` stays how far training came."""
+    step = int(state.best[BEST_STEP])
+    path = folder / f"step-{step:08d}"
+    state.team.barrier()                                        # rank 0 has written it
+    if problem := damage(path):
+        raise BloomeryError("the best checkpoint is damaged", where=str(path), why=problem,
+                            hint="the last one is whole: run again without early_stopping and accept_change=true")
+    load_shards(state, path, stepped=step > 0)
+    restore_average(average, folder, step)
+    state.best |= json.loads((path / "state.json").read_text())["best"]
+    return step
 
 
 def restore_average(average: Ema | None, folder: Path, step: int) -> None:
@@ -271,8 +290,17 @@ def restore_average(average: Ema | None, folder: Path, step: int) -> None:
 def whole_model(config: ModelConfig, checkpoint: Path, compute: torch.dtype) -> Transformer:
     """The model of a checkpoint in one piece, whoever wrote it."""
     model = Transformer(config, seed=None, compute=compute)
-    weights = consolidate(checkpoint)
+    weights, own = consolidate(checkpoint), model_weights(model)
+    raise_unless_whole(own, weights, checkpoint)
     with torch.no_grad():
-        for name, parameter in model_weights(model).items():
+        for name, parameter in own.items():
             parameter.copy_(weights[name])
     return model
+
+
+def raise_unless_whole(own: Iterable[str], saved: Iterable[str], checkpoint: Path) -> None:
+    """`InputError` for a checkpoint of a training in which weights were frozen: it does not hold them."""
+    if set(own) != set(saved):
+        raise InputError("this checkpoint is no whole model", where=str(checkpoint),
+                         why="it holds what was trained of an adapted model, and not the base",
+                         hint="run the training's command again to its end, then use the folder it writes")

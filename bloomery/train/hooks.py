@@ -3,13 +3,20 @@
 Logging, validation, checkpoints and requests to stop are all hooks, so the loop knows none of them.
 """
 
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Literal, Protocol
 
+from pydantic import Field
+
+from bloomery.core.config import Settings
+from bloomery.core.errors import ConfigError
 from bloomery.train.state import Report, State
+
+BEST_STEP, WAITED = "best_step", "validations_since_best"
 
 
 class Hook(Protocol):
@@ -47,6 +54,40 @@ stop_signal = StopSignal()
 def on_signal(state: State, report: Report) -> str | None:
     """Stop after the step in which the process was asked to."""
     return stop_signal.reason
+
+
+class EarlyStopping(Settings):
+    """End training when validations stop getting better; what is exported is the best of them.
+
+    Everything it knows is in `state.best`, so in every checkpoint: a resumed run ends where an undisturbed one does.
+    """
+
+    metric: str = Field("val_loss", description="what validations are judged by")
+    mode: Literal["min", "max"] = Field("min", description="whether less or more of it is better")
+    patience: int = Field(3, gt=0, description="validations in a row without a better one after which training ends")
+    min_delta: float = Field(0.0, ge=0, description="a better one is better by more than this")
+
+    def judged(self, best: dict[str, float], step: int) -> dict[str, float]:
+        """What is remembered after the validation at `step`: the best value, its step, how many came after it."""
+        if self.metric not in best:
+            raise ConfigError("early stopping has nothing to go by", where="early_stopping.metric",
+                              why=f"{self.metric} is not measured, only {', '.join(best) or 'nothing'}",
+                              hint="give validation data, or name another metric")
+        value, kept = best[self.metric], best.get(f"best_{self.metric}")
+        gain = math.inf if kept is None or math.isnan(kept) else (kept - value) * (1 if self.mode == "min" else -1)
+        if gain > self.min_delta:                               # never of a nan
+            return {f"best_{self.metric}": value, BEST_STEP: step, WAITED: 0}
+        return {WAITED: best[WAITED] + 1}
+
+    def enough(self, best: dict[str, float]) -> str | None:
+        """Why training should end, or None."""
+        if best.get(WAITED, 0) < self.patience:
+            return None
+        return f"no {self.metric} better than {best[f'best_{self.metric}']:.4g}, of step {best[BEST_STEP]}, in " \
+               f"{best[WAITED]} validations"
+
+    def __call__(self, state: State, report: Report) -> str | None:
+        return self.enough(state.best)
 
 
 def every(steps: int, action: Callable[[State], None]) -> Hook:

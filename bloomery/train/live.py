@@ -143,12 +143,12 @@ def in_words(values: dict[str, float | str]) -> list[str]:
     """A row as a person reads it, the objective's own metrics first; a name is kept where no other words are known."""
     known = [words(values[name]) for name, words in WORDS.items() if name in values]
     rest = [f"{name} {shorten(value) if isinstance(value, int | float) else value}" for name, value in values.items()
-            if name not in WORDS and name not in LEFT_OUT]
+            if name not in WORDS and name not in LEFT_OUT and not name.startswith("loss/")]
     return rest + known
 
 
 AVERAGED = ("loss", "tokens_per_second", "mfu")             # one step says little of them
-LEFT_OUT = ("num_tokens",)
+LEFT_OUT = ("num_tokens", "supervised_tokens", "supervised_share", "packing_efficiency")        # logged, not shown
 WORDS = {
     "learning_rate": lambda rate: f"lr {rate:.2e}",
     "grad_norm": lambda norm: f"grad {norm:.2f}",

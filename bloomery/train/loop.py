@@ -10,6 +10,7 @@ hooks', how processes share it is `state.ranks`.
 import time
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch.autograd.graph import increment_version
 
 from bloomery.data.batch import Batch
@@ -23,8 +24,8 @@ def train_step(state: State, batches: Sequence[Batch], objective: Objective, cli
     """One optimizer step, exact for any split of the data into micro-batches.
 
     `batches` are the micro-batches of all ranks in order; a rank looks at its own only, so they may be made when asked
-    for.  A loss or gradient that is not finite, or a spike, is the guard's business: it raises `FloatingPointError`, or
-    refuses the step, before weights change.
+    for; `state.penalty`, which depends on weights alone, is added once.  A loss or gradient that is not finite, or a
+    spike, is the guard's business: it raises `FloatingPointError`, or refuses the step, before weights change.
     """
     start, ranks = time.perf_counter(), state.ranks
     share = ranks.share(len(batches))
@@ -34,6 +35,7 @@ def train_step(state: State, batches: Sequence[Batch], objective: Objective, cli
     sums: list[Metrics] = []
 
     def backward(i: int, *, counted: bool = True) -> None:
+        torch.manual_seed(state.step << 16 | i)                # of dropout: the same after a resume, on any rank
         loss, metrics = objective(state.model, own[i] if i in own else batches[i])
         (loss / count if counted else loss * 0).backward()
         sums.extend([metrics] * counted)
@@ -44,6 +46,8 @@ def train_step(state: State, batches: Sequence[Batch], objective: Objective, cli
         for name, value in metrics.items():
             totals[name] = totals.get(name, 0.0) + value
     means = {name: value / count for name, value in totals.items()}
+    if state.penalty:
+        means |= state.penalty(state)
     norm, rate = ranks.clip(clip), state.learning_rate()
     refused = state.guard.judge(means["loss"], norm)
     if not refused:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bloomery.core.config import Fixed
 from bloomery.core.errors import InputError
+from bloomery.model.lora import lora_layers
 from bloomery.model.transformer import Transformer
 from bloomery.train.muon import Iteration, Muon
 from bloomery.train.paged import MOMENTS, SMALLEST, AdamW8bit
@@ -91,12 +92,14 @@ def groups(parameters: Iterable[Tensor], config: OptimizerConfig, edges: Set[Ten
 
 
 def stacked(model: Transformer) -> dict[Tensor, tuple[int, ...]]:
-    """Rows of each matrix that lies in one parameter with others: q, k, v and gate, up."""
+    """Rows of each matrix that lies in one parameter with others: q, k, v and gate, up, and the A of their LoRA."""
     c = model.config
     rows = {"qkv": (c.heads * c.head_width, c.kv_heads * c.head_width, c.kv_heads * c.head_width),
             "gate_up": (c.hidden, c.hidden)}
     layers = ((name.rpartition(".")[2], layer) for name, layer in model.named_modules())
-    return {layer.weight: rows[name] for name, layer in layers if name in rows}
+    found = {layer.weight: rows[name] for name, layer in layers if name in rows and layer.weight.requires_grad}
+    adapters = [layer.adapter(name) for layer in lora_layers(model).values() for name in layer.adapters]
+    return found | {adapter.a: tuple(part.rank for part in adapter.parts) for adapter in adapters}
 
 
 def clip_gradients(parameters: list[Tensor], limit: float | None) -> float:

@@ -108,6 +108,13 @@ class Sharded:
         return Piece(chunks[shard] if shard < len(chunks) else rows[:0], columns,
                      owned=copy == 0 and (split is not None or part == 0))
 
+    def whole(self) -> Transformer:
+        """The model in one piece, adapters and all, on every rank; all of them call it. Not for split products."""
+        made = copy.deepcopy(self.held)
+        for name, p in made.named_parameters():
+            p.data = self.weights[name].full_tensor().detach()
+        return made
+
     def share(self, count: int) -> range:
         """The micro-batches of a step that are this rank's; ranks that split a product have the same."""
         copies, shards, tensors = self.sizes
@@ -187,6 +194,10 @@ def apply(model: Transformer, team: Team, config: ParallelConfig) -> Replicated 
     model.to(team.device)
     if shards == tensors == 1:
         return Replicated(model, team)
+    if tensors > 1 and not all(p.requires_grad for p in model.parameters()):
+        raise ConfigError("products of an adapted model are not split over ranks", where="parallel.tensor",
+                          why="a change of low rank would have to be split with its matrix",
+                          hint="use parallel.shard, or copies")
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # half a second, so only where needed
 
     shapes = {name: p.shape for name, p in model.named_parameters()}

@@ -25,7 +25,7 @@ from bloomery.train import checkpoint, parallel
 from bloomery.train.compiled import compiled
 from bloomery.train.ema import Ema
 from bloomery.train.guard import Guard, GuardConfig
-from bloomery.train.hooks import Hook, every, on_signal, stop_signal
+from bloomery.train.hooks import BEST_STEP, EarlyStopping, Hook, every, on_signal, stop_signal
 from bloomery.train.live import LiveView, Meter, peak_rate
 from bloomery.train.loop import fit
 from bloomery.train.memory import Checkpointing, checkpointed, free_gb, plan
@@ -34,7 +34,7 @@ from bloomery.train.optim import OptimizerConfig
 from bloomery.train.parallel import ParallelConfig, Sharded
 from bloomery.train.precision import Precision, choose
 from bloomery.train.samples import Preview, sample_every
-from bloomery.train.state import Report, State, fresh
+from bloomery.train.state import Penalty, Report, State, fresh
 from bloomery.train.team import Team, join
 from bloomery.train.trackers import Start, TrackerName, Trackers
 
@@ -56,6 +56,7 @@ class TrainingConfig(Settings):
     compile: bool = Field(False, description="compile blocks with torch.compile, where there is a compiler")
     parallel: Annotated[ParallelConfig, Free()] = ParallelConfig()
     validate_every: int = Field(100, gt=0, description="steps between validations")
+    early_stopping: EarlyStopping | None = None
     save_every: Annotated[int, Free()] = Field(100, gt=0, description="steps between checkpoints")
     keep: Annotated[int, Free()] = Field(checkpoint.KEPT, ge=checkpoint.KEPT, description="checkpoints kept")
     background: Annotated[bool, Free()] = Field(
@@ -70,7 +71,7 @@ class TrainingConfig(Settings):
 
 def train(model: Transformer, config: TrainingConfig, out: Path, *, name: str, stream: Stream, objective: Objective,
           validate: Callable[[Transformer], Metrics], preview: Preview | None = None, blame: Blame | None = None,
-          extra: tuple[Hook, ...] = ()) -> State:
+          extra: tuple[Hook, ...] = (), penalty: Penalty | None = None) -> State:
     """Train `model`, going on from the newest checkpoint below `out`; the last metrics are in `state.best`.
 
     The trained model is `state.model`, whole on every rank.  Raises `Preempted` after saving when asked to stop,
@@ -79,6 +80,7 @@ def train(model: Transformer, config: TrainingConfig, out: Path, *, name: str, s
     team = joined()
     home = Path(team.broadcast(str(out))) / "checkpoints"       # other ranks write what is theirs elsewhere
     state, identity = prepared(model, config, home, team, name=name, stream=stream, objective=objective)
+    state.penalty, early = penalty, config.early_stopping
     average = Ema(state.ranks.held, config.ema) if config.ema else None
     saver = checkpoint.Saver(home, identity, kept=config.keep, background=config.background)
     if state.step:
@@ -93,6 +95,10 @@ def train(model: Transformer, config: TrainingConfig, out: Path, *, name: str, s
             values = validate(state.model)
         state.best |= values
         log.log(state.step, **values)
+        if early:
+            state.best |= early.judged(state.best, state.step)
+            if state.best[BEST_STEP] == state.step:
+                save(state)
 
     start = Start(out, out.name, config.model_dump(mode="json"), state.step)
     with stop_signal.caught(), LiveView(name, steps=state.steps) as view, \
@@ -104,20 +110,25 @@ def train(model: Transformer, config: TrainingConfig, out: Path, *, name: str, s
         samples = [sample_every(config.sample_every, preview, out, resume_step=state.step)] \
             if config.sample_every and preview and team.leads and not isinstance(state.ranks, Sharded) else []
         hooks = (*([average] if average else []), meter, tell_refusals(log, blame),
-                 every(config.validate_every, measure), *samples, *extra, every(config.save_every, save), on_signal)
+                 every(config.validate_every, measure), *([early] if early else []), *samples, *extra,
+                 every(config.save_every, save), on_signal)
         try:
             with Prefetched(stream, steps=state.steps, own=state.ranks.share, pin=team.device.type == "cuda") as ahead:
-                reason = fit(state, ahead, objective, hooks)
+                ended = early and early.enough(state.best)
+                reason = ended or fit(state, ahead, objective, hooks)
         except FloatingPointError as error:
             saver.wait()
             raise diverged(state, out, name, error, blame) from error
+        ended = early and early.enough(state.best)
         if reason:                                              # after the last step too: whoever asked is waiting
             save(state)
         saver.wait()
-        if reason:
+        if reason and not ended:
             raise Preempted("stopped and saved", where=f"{name}, step {state.step} of {state.steps}", why=reason,
                             hint="run the same command again to go on")
-    return finished(state, average, home)
+    if ended:
+        say(f"  {name}: ends after step {state.step} of {state.steps}: {ended}")
+    return finished(state, average, home, checkpoint.load_best(state, average, home) if early else state.step)
 
 
 def prepared(model: Transformer, config: TrainingConfig, home: Path, team: Team, *, name: str, stream: Stream,
@@ -178,10 +189,12 @@ def diverged(state: State, out: Path, name: str, error: FloatingPointError, blam
                               f"{out / 'diverged.json'} says what the step read")
 
 
-def finished(state: State, average: Ema | None, home: Path) -> State:
-    """The state with a whole model of the weights that are to be exported."""
+def finished(state: State, average: Ema | None, home: Path, step: int) -> State:
+    """The state with a whole model of the weights that are to be exported, those of checkpoint `step`."""
     if average:
         average.exchange()
-    if isinstance(state.ranks, Sharded):
-        state.model = checkpoint.whole_model(state.model.config, home / f"step-{state.step:08d}", state.model.compute)
+    if isinstance(state.ranks, Sharded) and not all(p.requires_grad for p in state.model.parameters()):
+        state.model = state.ranks.whole()                       # a checkpoint holds only what was trained
+    elif isinstance(state.ranks, Sharded):
+        state.model = checkpoint.whole_model(state.model.config, home / f"step-{step:08d}", state.model.compute)
     return state

@@ -53,7 +53,7 @@ def contents(state: State) -> dict[str, dict[str, tuple[Tensor, str]]]:
     """Weights and moments of this rank by kind and name, each with the name of the parameter that it belongs to."""
     held = state.ranks.held
     weights = {name: (p.detach(), own) for (name, p), (own, _) in
-               zip(model_weights(held).items(), held.named_parameters(), strict=True)}
+               zip(model_weights(held).items(), held.named_parameters(), strict=True) if p.requires_grad}
     names = [name for name, _ in held.named_parameters()]
     return {"model": weights, "optim": {key: (value, next(n for n in names if key.startswith(n + ".")))
                                         for key, value in moments(held, state.optimizers).items()}}
@@ -146,18 +146,23 @@ def shared(wanted: Tensor, there: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def load_shards(state: State, folder: Path) -> None:
-    """Put a checkpoint's weights and moments into a fresh state, whether it is split as the writer's was or not."""
+def load_shards(state: State, folder: Path, *, stepped: bool = True) -> None:
+    """Put a checkpoint's weights and moments into a fresh state, whether it is split as the writer's was or not.
+
+    One that was written before the first step, not `stepped`, has no moments.
+    """
     shards, held = Shards(folder), state.ranks.held
     split = state.ranks.pieces if isinstance(state.ranks, Sharded) else {}
     pieces = {name: (split[name].rows, split[name].columns) if split else () for name, _ in held.named_parameters()}
     for (name, weight), own in zip(model_weights(held).items(), pieces, strict=True):
-        weight.copy_(shards.read("model", name, *pieces[own]))
+        if weight.requires_grad:
+            weight.copy_(shards.read("model", name, *pieces[own]))
     saved = {}
     for key in shards.names("optim"):
         own = next((name for name in pieces if key.startswith(name + ".")), None)
         saved[key] = shards.read("optim", key, *(pieces[own] if own else ()))
-    restore_moments(held, state.optimizers, saved)
+    if stepped:
+        restore_moments(held, state.optimizers, saved)
     for module in state.model.modules():
         if hasattr(module, "reshard"):                          # what was gathered before is no longer true
             module.reshard()

@@ -1,6 +1,7 @@
 """Everything a training run is at one moment: weights, optimizer, how far it has come. Nothing else is remembered."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
@@ -13,6 +14,12 @@ from bloomery.train.schedule import rate
 from bloomery.train.team import Team
 
 
+class Penalty(Protocol):
+    """What depends on the weights alone: adds its gradient to `.grad` of a step, once, whatever its micro-batches."""
+
+    def __call__(self, state: "State") -> dict[str, float]: ...
+
+
 @dataclass
 class State:
     model: Transformer
@@ -23,6 +30,7 @@ class State:
     tokens: int = 0                 # tokens read so far
     best: dict[str, float] = field(default_factory=dict)       # what hooks must not forget over a resume
     guard: Guard = field(default_factory=Guard)                 # which steps are refused
+    penalty: Penalty | None = None  # a function of the weights that is minimised beside the objective
     ranks: Replicated | Sharded = field(kw_only=True)           # how processes share a step
 
     @property

@@ -9,32 +9,49 @@ from typing import Annotated
 from pydantic import Field
 
 from bloomery.core.config import Fixed, Input
+from bloomery.core.errors import InputError
+from bloomery.core.metrics import say
+from bloomery.model.adapt import merge
+from bloomery.model.peft_files import save_adapter
 from bloomery.model.store import load_config, load_model, save_model
 from bloomery.model.transformer import Transformer
-from bloomery.text.chat import Renderer
-from bloomery.text.tokenizer import load_tokenizer
+from bloomery.text.chat import Renderer, load_renderer
 from bloomery.train.session import TrainingConfig
+
+KEPT = ("lora", "qlora", "prefix", "ia3")        # ways of adapting that leave every weight of the model as it is
 
 
 class TuningConfig(TrainingConfig):
     """Options of every stage that goes on from a model."""
 
     model: Annotated[Input, Fixed()] = Field(description="the model to start from, a Hugging Face folder")
-    template: str = Field("chatml", description="chat template")
+    template: str = Field("auto", description="chat template: a name of text/templates.py, or auto: the model's own")
     micro_tokens: int = Field(8192, gt=0, description="tokens held in memory at once; any value gives the same step")
 
 
-def open_model(config: TuningConfig) -> tuple[Transformer, Renderer]:
-    """The model to start from, and the renderer of its tokenizer."""
-    renderer = Renderer(load_tokenizer(Path(config.model)), config.template)
+def open_model(config: TuningConfig, *, train: str = "assistant") -> tuple[Transformer, Renderer]:
+    """The model to start from, and the renderer of its tokenizer; `train` is what of a dialogue has weight."""
+    renderer = load_renderer(Path(config.model), config.template, train=train)
     return load_model(Path(config.model)), renderer
 
 
 def export(model: Transformer, renderer: Renderer, out: Path) -> None:
     """A Hugging Face folder that chats."""
     tokenizer = renderer.tokenizer
-    save_model(model, out, bos=tokenizer.eos, eos=[tokenizer.turn_end, tokenizer.eos])
+    save_model(model, out, bos=tokenizer.begin, eos=[*dict.fromkeys((renderer.end, tokenizer.eos))])
     tokenizer.save(out, context=model.config.context, chat_template=renderer.template.jinja())
+
+
+def export_adapter(model: Transformer, renderer: Renderer, out: Path, *, base: str) -> Transformer | None:
+    """`out/adapter` with the adapter and the tokenizer; the model with plain weights, None where there is no such."""
+    folder = out / "adapter"
+    save_adapter(model, folder, base=base)
+    renderer.tokenizer.save(folder, context=model.config.context, chat_template=renderer.template.jinja())
+    try:
+        return merge(model)
+    except InputError as error:
+        say(f"  only the adapter is written, to {folder}: {error.why}")
+        return None
 
 
 def foretold(config: TuningConfig, planned: dict[str, dict] | None, *, samples: int, tokens_each: int,

@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -137,7 +138,7 @@ def test_text_files_are_one_row(tmp_path):
     quarantine = Quarantine()
     assert read(write(tmp_path, "b.txt", b"\xff"), quarantine) == []
     assert read(write(tmp_path, "b.txt.gz", gzip.compress(b"zipped" * 99)[:-9]), quarantine) == []
-    assert list(quarantine.reasons) == ["invalid UTF-8", "damaged gzip member"]
+    assert list(quarantine.reasons) == ["invalid UTF-8", "truncated gzip member"]
 
 
 def test_folders_are_read_in_sorted_order_without_hidden_files(tmp_path):
@@ -184,3 +185,71 @@ def test_rows_do_not_depend_on_chunks_or_compression(tmp_path_factory, texts, ch
         patch.setattr(files, "CHUNK", chunk)
         expected = [({"t": text}, str(line)) for line, text in enumerate(texts, 1)]
         assert read(plain) == read(zipped) == expected
+
+
+LINES = b'{"a": 1}\n{"a": 2}\n'
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("a.jsonl", LINES), ("a.json", b'[{"a": 1}, {"a": 2}]'), ("a.csv", b"a\n1\n2\n"), ("a.tsv", b"a\n1\n2\n")])
+def test_every_text_format_may_be_packed(tmp_path, name, content):
+    plain = [row for row, _ in read(write(tmp_path, name, content))]
+    half = len(content) // 2
+    frames = b"".join(pa.compress(part, "zstd", asbytes=True) for part in (content[:half], content[half:]))
+    assert [row for row, _ in read(write(tmp_path, name + ".gz", gzip.compress(content)))] == plain
+    assert [row for row, _ in read(write(tmp_path, name + ".zst", frames))] == plain
+    assert [int(row["a"]) for row in plain] == [1, 2]
+
+
+def test_a_damaged_zstandard_file_keeps_what_comes_before(tmp_path):
+    quarantine, values = Quarantine(), [{"a": f"value {n * n}"} for n in range(40_000)]
+    whole = pa.compress("".join(json.dumps(value) + "\n" for value in values).encode(), "zstd", asbytes=True)
+    found = [row for row, _ in read(write(tmp_path, "a.jsonl.zst", whole[:len(whole) // 2]), quarantine)]
+    assert 0 < len(found) < len(values) and found == values[:len(found)]
+    assert quarantine.reasons["damaged Zstandard file"] == 1
+
+
+def test_a_hole_in_a_packed_list_joins_no_two_values(tmp_path):
+    quarantine = Quarantine()
+    halves = [gzip.compress(b'[{"a": 1}, {"a": "left'), gzip.compress(b' right"}, {"a": 3}]')]
+    path = write(tmp_path, "a.json.gz", halves[0][:-8] + halves[1])                     # the first lost its checksum
+    assert "left right" not in str(read(path, quarantine)) and len(quarantine) >= 1
+
+
+@pytest.mark.parametrize("opened", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_arrow_files_and_streams(tmp_path, opened):
+    table = pa.table({"a": [1, 2, 3], "b": ["x", None, "z"]})
+    with opened(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    assert read(tmp_path / "a.arrow") == [({"a": 1, "b": "x"}, "1"), ({"a": 2, "b": None}, "2"),
+                                          ({"a": 3, "b": "z"}, "3")]
+
+
+def test_a_corrupt_arrow_batch_costs_only_itself(tmp_path):
+    quarantine, table = Quarantine(), pa.table({"a": ["y", "z", "abcd", "efg", "y", "z"]})
+    with pa.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    whole, offsets = (tmp_path / "a.arrow").read_bytes(), np.array([0, 4, 7], dtype=np.int32).tobytes()
+    assert whole.count(offsets) == 1
+    write(tmp_path, "a.arrow", whole.replace(offsets, np.array([0, 5000, 7], dtype=np.int32).tobytes()))
+    assert [(row["a"], where) for row, where in read(tmp_path / "a.arrow", quarantine)] == [
+        ("y", "1"), ("z", "2"), ("y", "5"), ("z", "6")]
+    assert list(quarantine.reasons) == ["corrupt Arrow batch"]
+    assert read(write(tmp_path, "b.arrow", b"no Arrow at all"), quarantine) == []
+    assert quarantine.reasons["unreadable Arrow file"] == 1
+
+
+def test_tab_separated_lines_with_and_without_names(tmp_path):
+    quarantine = Quarantine()
+    path = write(tmp_path, "a.tsv", b'question\tanswer\r\n"Why?"\tso\n\none\n')
+    assert read(path, quarantine) == [({"question": '"Why?"', "answer": "so"}, "2")]
+    assert list(quarantine.reasons) == ["wrong number of fields"]
+    assert read(write(tmp_path, "b.tsv", b"Is it so?\tyes\n")) == [({"1": "Is it so?", "2": "yes"}, "1")]
+
+
+def test_what_the_datasets_library_writes_beside_its_rows_is_no_data(tmp_path):
+    quarantine = Quarantine()
+    write(tmp_path, "a.jsonl", b'{"a": 1}')
+    write(tmp_path, "dataset_info.json", b'{"citation": ""}')
+    assert read(tmp_path, quarantine) == [({"a": 1}, "1")]
+    assert list(quarantine.reasons) == ["metadata, not rows"]

@@ -66,6 +66,20 @@ def test_further_terms_are_the_definition(blocks, terms):
     assert_gradients_equal(loss, expected, (hidden, head))
 
 
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_entropy_is_told_where_it_is_asked_for_and_changes_nothing_else(blocks, cap):
+    hidden, head, targets, weights = problem(50)
+    loss, figures = linear_cross_entropy(hidden, head, targets, weights, softcap=cap, entropy=True)
+    logits = (hidden @ head.T).detach()
+    capped = logits if cap is None else cap * (logits / cap).tanh()
+    torch.testing.assert_close(figures.entropy, torch.distributions.Categorical(logits=capped).entropy(), rtol=0,
+                               atol=1e-10)
+    plain, silent = linear_cross_entropy(hidden, head, targets, weights, softcap=cap)
+    assert float(plain.detach()) == float(loss.detach()) and not silent.entropy.any()
+    for one, other in zip(*(torch.autograd.grad(x, (hidden, head)) for x in (plain, loss)), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_capped_log_probabilities_are_the_definition(blocks):
     hidden, head, targets, weights = problem(50)
     got = linear_logp(hidden, head, targets, softcap=2.0)

@@ -87,6 +87,31 @@ def test_a_worse_model_is_called_worse():
     assert "lowered the share" in sentence
 
 
+@pytest.mark.parametrize(("bits", "said", "warns"), [
+    ([2.0, 1.9], "Nothing was forgotten: the text it was trained on before needs 1.900 bits per byte, 2.000 at the "
+                 "start.", False),
+    ([2.0, 5.0, 2.06], "Something was forgotten: the text it was trained on before needs 2.060 bits per byte, 2.000 at "
+                       "the start (3 % more).", False),
+    ([2.0, 3.0], "Something was forgotten: the text it was trained on before needs 3.000 bits per byte, 2.000 at the "
+                 "start (50 % more).", True),
+])
+def test_what_was_forgotten_is_told(bits, said, warns):
+    log = read_log([{"step": step, "base_bpb": value} for step, value in enumerate(bits)])
+    assert findings.training_words(log) == [{"words": said, "warns": warns}]
+    assert [c["title"] for c in training_charts(log, {"xz": 2.0})] == ["Text it was trained on before"]
+
+
+def test_one_measurement_of_old_text_tells_nothing():
+    assert findings.training_words(read_log([{"step": 0, "base_bpb": 2.0}])) == []
+
+
+def test_the_cost_of_fine_tuning_is_told_where_it_was_evaluated():
+    numbers = {"base.val_bpb": 2.0, "sft.val_bpb": 2.2, "sft.val_bpb_base": 2.0, "sft.answer_nll_base": 2.0,
+               "sft.answer_nll": 1.5}
+    sentence, _ = findings.headline(numbers, None, 3, 10)
+    assert "by 25 %, held-out text then needs 10 % more bits" in sentence
+
+
 def test_waterfall_adds_up(whole):
     _, content = whole
     (c,) = content["curation"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bloomery.core.records import Message, Preference
-from bloomery.data.formats import conversation, preference
+from bloomery.data.formats import record
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("uvicorn")
@@ -232,8 +232,8 @@ def test_exports_are_what_training_reads(opened):
     page.click("[data-act=pick-0]")
     told, = lines(page, "conversation")
     judged, = lines(page, "preferences")
-    assert conversation(told, "line 1").messages == (Message("user", "hello"), Message("assistant", "small-dpo: hello"))
-    assert preference(judged, "") == Preference((Message("user", "hello"),), "small-dpo: hello", "small-sft: hello")
+    assert record(told, "line 1").messages == (Message("user", "hello"), Message("assistant", "small-dpo: hello"))
+    assert record(judged, "") == Preference((Message("user", "hello"),), "small-dpo: hello", "small-sft: hello")
 
 
 def test_best_of_shows_every_candidate_with_its_score(opened):

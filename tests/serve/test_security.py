@@ -20,7 +20,6 @@ from pathlib import Path
 import pytest
 
 from bloomery.core.errors import BloomeryError, ConfigError, InputError
-from bloomery.core.records import Message
 from bloomery.model.store import load_model
 from bloomery.serve.limits import OPEN_PATHS
 from bloomery.serve.models import open_model
@@ -278,13 +277,16 @@ def test_10_no_template_comes_from_a_request(web, field):
     assert got.status_code == 400 and got.json()["error"]["param"] == field
 
 
-def test_10_no_template_comes_from_a_folder(tiny_folder, tmp_path):
-    """Rendering is data of ours; the Jinja file beside a model is written for other tools and never run here."""
+@pytest.mark.parametrize(("source", "why"), [
+    ("{{ 1 / 0 }}", "ZeroDivisionError"), ("{% for i in range(10 ** 12) %}{% endfor %}", "OverflowError"),
+    ("{{ cycler.__init__.__globals__.os.environ }}", "SecurityError"), ("{% include '/etc/passwd' %}", "TypeError")])
+def test_10_a_folders_template_only_renders(tiny_folder, tmp_path, source, why):
+    """It runs in a sandbox, at the start, and anything else it tries is an error before the first request."""
     shutil.copytree(tiny_folder, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "chat_template.jinja").write_text("{{ 1 / 0 }}{% for i in range(10 ** 12) %}{% endfor %}")
-    settings, turns = ServeSettings(slots=1), (Message("user", "hello"),)
-    mine, theirs = (open_model("x", Path(folder), settings).renderer for folder in (tiny_folder, tmp_path))
-    assert mine.prompt(turns) == theirs.prompt(turns)
+    (tmp_path / "chat_template.jinja").write_text(source)
+    with pytest.raises(InputError, match="chat template") as caught:
+        open_model("x", tmp_path, ServeSettings(slots=1))
+    assert why in caught.value.why
 
 
 @pytest.mark.parametrize("name", CONTROL)

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,9 +19,10 @@ from bloomery.model.config import ModelConfig
 from bloomery.model.store import model_weights
 from bloomery.model.transformer import Transformer
 from bloomery.train.loop import fit
-from bloomery.train.objective import causal_lm
+from bloomery.train.objective import Objective, causal_lm
 from bloomery.train.optim import OptimizerConfig, moments
 from bloomery.train.parallel import ParallelConfig, Sharded, apply
+from bloomery.train.retention import ANCHOR, FISHER, Ewc, kl_to
 from bloomery.train.shard_files import consolidate, load_shards, save_shards
 from bloomery.train.state import State, fresh
 from bloomery.train.team import Team, join
@@ -60,7 +62,8 @@ def state_of(team: Team | None, mesh: dict, *, model: str = "llama", compute: to
     return fresh(network, OptimizerConfig(**{"lr": 1e-3, "warmup": 0.0} | options), steps=4, ranks=ranks)
 
 
-def trained(state: State, stream: Callable[[int], list[Batch]], *, until: int = 3) -> list[tuple]:
+def trained(state: State, stream: Callable[[int], list[Batch]], *, until: int = 3,
+            objective: Objective = causal_lm) -> list[tuple]:
     """Loss, norm and tokens of every step."""
     seen: list[tuple] = []
 
@@ -68,7 +71,7 @@ def trained(state: State, stream: Callable[[int], list[Batch]], *, until: int = 
         seen.append((report.metrics["loss"], report.grad_norm, report.tokens))
         return "enough" if state.step == until else None
 
-    fit(state, stream, causal_lm, [note])
+    fit(state, stream, objective, [note])
     return seen
 
 
@@ -85,10 +88,12 @@ def off(split: State, alone: State) -> float:
     return max(split.team.gather(worst))
 
 
-def compared(team: Team, mesh: dict, stream: Callable[[int], list[Batch]], **options) -> dict[str, float]:
+def compared(team: Team, mesh: dict, stream: Callable[[int], list[Batch]], *, objective: Objective = causal_lm,
+             penalty: Callable[[], Ewc | None] = lambda: None, **options) -> dict[str, float]:
     """How far three steps of the team are from three steps of one process."""
     many, one = state_of(team, mesh, **options), state_of(None, {}, **options)
-    steps = list(zip(trained(many, stream), trained(one, stream), strict=True))
+    many.penalty, one.penalty = penalty(), penalty()
+    steps = list(zip(*(trained(state, stream, objective=objective) for state in (many, one)), strict=True))
     return {"loss": max(abs(a[0] - b[0]) for a, b in steps), "norm": max(abs(a[1] - b[1]) for a, b in steps),
             "tokens": max(abs(a[2] - b[2]) for a, b in steps), "weights": off(many, one)}
 
@@ -130,6 +135,18 @@ def split(team: Team, folder: Path) -> dict:
     return found
 
 
+def remembering(team: Team, folder: Path) -> dict:
+    """Divergence from a reference and a penalty of the weights, in micro-batches that two ranks share unevenly."""
+    draw, start = torch.Generator().manual_seed(5), Transformer(LLAMA, seed=1)
+    if team.leads:
+        write_tensors(folder / FISHER, {n: torch.rand(p.shape, generator=draw) for n, p in start.named_parameters()})
+        write_tensors(folder / ANCHOR, {n: p.detach() for n, p in start.named_parameters()})
+    team.barrier()
+    return {str(mesh): compared(team, mesh, batches(3), penalty=lambda: Ewc(folder, start, 0.5), objective=partial(
+        causal_lm, terms=() if "tensor" in mesh else (kl_to(start, weight=0.5),)))
+            for mesh in ({}, {"shard": 2}, {"tensor": 2})}
+
+
 def half(team: Team, folder: Path) -> dict:
     return {str(mesh): compared(team, mesh, batches(2), compute=torch.bfloat16)
             for mesh in ({"shard": 2}, {"tensor": 2})}
@@ -142,7 +159,7 @@ def losses(team: Team, folder: Path) -> dict:
     targets, weights = torch.randint(0, 38, (300,), generator=draw), torch.rand(300, generator=draw)
     mesh = torch.distributed.init_device_mesh("cpu", (2,))
     found = {}
-    for terms in ({}, {"label_smoothing": 0.1, "z_loss": 1e-2, "softcap": 3.0}):
+    for terms in ({}, {"label_smoothing": 0.1, "z_loss": 1e-2, "softcap": 3.0, "entropy": True}):
         h, w = (x.clone().requires_grad_() for x in (hidden, weight))
         total, rows = linear_ce.linear_cross_entropy(h, w, targets, weights, **terms)
         logp = linear_ce.linear_logp(h, w, targets, softcap=terms.get("softcap"))
@@ -155,6 +172,7 @@ def losses(team: Team, folder: Path) -> dict:
         (total_ + (logp_ * weights).sum() * 0.3).backward()
         pairs = {"total": (total, total_), "nll": (rows.nll, rows_.nll), "loss": (rows.loss, rows_.loss),
                  "correct": (rows.correct.float(), rows_.correct.float()), "logp": (logp, logp_),
+                 "entropy": (rows.entropy, rows_.entropy),
                  "d_hidden": (h.grad, split_h.grad), "d_weight": (w.grad, split_w.grad.full_tensor())}
         found[str(terms)] = {name: float((a - b).detach().abs().max() / a.detach().abs().max().clamp(min=1))
                              for name, (a, b) in pairs.items()}
@@ -230,8 +248,8 @@ def end_of_one(team: Team, how: str) -> None:
     fit(state, batches(2), objective)
 
 
-CHECKS = {"exact": exact, "stopped": stopped, "split": split, "half": half, "losses": losses, "resharded": resharded,
-          "refused": refused}
+CHECKS = {"exact": exact, "stopped": stopped, "split": split, "remembering": remembering, "half": half,
+          "losses": losses, "resharded": resharded, "refused": refused}
 
 
 def many(team: Team) -> dict:

@@ -69,6 +69,12 @@ def test_a_split_model_trains_as_a_whole_one(found):
         assert each["tokens"] == 0 and max(each.values()) < 1e-5, (name, each)
 
 
+def test_what_keeps_a_model_from_forgetting_is_the_same_for_two_processes(found):
+    assert set(found["remembering"]["{}"].values()) == {0} and len(found["remembering"]) == 3
+    for mesh, each in found["remembering"].items():
+        assert max(each.values()) < 1e-5, (mesh, each)
+
+
 def test_a_split_model_in_half_precision_follows_the_whole_one(found):
     for name, each in found["half"].items():
         assert max(each["loss"], each["weights"]) < 5e-2, (name, each)

@@ -60,11 +60,14 @@ def test_the_saved_bytes_are_those_of_the_step_however_long_writing_takes(tmp_pa
     monkeypatch.setattr(checkpoint, "write", lambda *args, **more: (go.wait(10), write(*args, **more)))
     saver, state = checkpoint.Saver(tmp_path, "x"), stepped()
     wanted = tensors(state)
+    state.best["val_loss"] = 2.0
     saver.save(state)
+    state.best |= {"val_loss": 1.0}
     stepped(stepped(state))
     assert not (tmp_path / "step-00000001").exists()
     go.set()
     saver.wait()
+    assert json.loads((tmp_path / "step-00000001" / "state.json").read_text())["best"] == {"val_loss": 2.0}
     got = saved(tmp_path / "step-00000001")
     assert got.keys() == wanted.keys() and all(torch.equal(got[name], wanted[name]) for name in wanted)
     later = tensors(state)

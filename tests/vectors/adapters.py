@@ -7,6 +7,7 @@ vector's `expected` key by key.  `NotBuilt` says that the library has no such va
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.vectors.adapters_adapting import ADAPTING
 from tests.vectors.adapters_data import DATA
 from tests.vectors.adapters_learning import LEARNING
 from tests.vectors.adapters_model import MODEL
@@ -16,7 +17,7 @@ from tests.vectors.adapters_text import TEXT
 
 Adapter = Callable[[dict, Path], dict]
 
-ADAPTERS: dict[str, Adapter] = MODEL | POSITIONS | LEARNING | TEXT | DATA | SEARCH
+ADAPTERS: dict[str, Adapter] = ADAPTING | MODEL | POSITIONS | LEARNING | TEXT | DATA | SEARCH
 
 # What `expected` holds beside results: parameters of the question, given to the adapter as inputs.
 ASKED = {

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from bloomery.align.preference import pair_metrics
 from bloomery.losses.linear_ce import linear_cross_entropy
 from bloomery.losses.preference import PAIRWISE, bradley_terry
-from bloomery.losses.token import IGNORE, perplexity, shifted, smoothed, soft_nll
+from bloomery.losses.retention import add_squares, ewc, gpt1
+from bloomery.losses.token import IGNORE, perplexity, shifted, smoothed, soft_nll, token_nll
 from bloomery.model.blockwise import dynamic_map
+from bloomery.train.hooks import BEST_STEP, EarlyStopping
 from bloomery.train.optim import OptimizerConfig, adamw, clip_gradients
 from bloomery.train.schedule import cosine, linear, warmup_from_zero
 
@@ -120,7 +122,44 @@ def bradley_terry_vector(inputs: dict, folder: Path) -> dict:
     return {"p_A": (-prefers_a).exp(), "loss_A_preferred": prefers_a, "loss_B_preferred": prefers_b}
 
 
+def ewc_vector(inputs: dict, folder: Path) -> dict:
+    """The expectation over y is exact: both outcomes enter with their probability."""
+    x, y, anchor, theta = (double(inputs[name]) for name in ("X", "y", "theta_star", "theta"))
+    fishers = {"true": torch.zeros_like(anchor), "empirical": torch.zeros_like(anchor)}
+    for row, label in zip(x, y, strict=True):
+        weights = anchor.clone().requires_grad_()
+        logp = torch.nn.functional.logsigmoid(torch.stack((-row @ weights, row @ weights)))
+        for outcome in (0, 1):
+            score = torch.autograd.grad(logp[outcome], weights, retain_graph=True)
+            add_squares([fishers["true"]], score, float(logp[outcome].detach().exp()))
+            add_squares([fishers["empirical"]], score, float(label == outcome))
+    fishers = {kind: total / len(x) for kind, total in fishers.items()}
+    return {f"fisher_diag_{kind}": fisher for kind, fisher in fishers.items()} | \
+           {f"penalty_{kind}": inputs["lam"] * ewc(theta, anchor, fisher)[0] for kind, fisher in fishers.items()}
+
+
+def gpt1_combined_loss(inputs: dict, folder: Path) -> dict:
+    logits, labels = double(inputs["lm_logits"]), torch.tensor(inputs["lm_labels"])
+    language = token_nll(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()).mean()
+    task = token_nll(double(inputs["class_logits"]), torch.tensor(inputs["class_labels"])).mean()
+    return {"lm_loss": language, "class_loss": task, "total": gpt1(task, language, weight=inputs["lm_coef"])}
+
+
+def early_stopping(inputs: dict, folder: Path) -> dict:
+    rule = EarlyStopping(metric="value", **{name: inputs[name] for name in ("patience", "min_delta", "mode")})
+    best: dict = {}
+    ended = None
+    for index, value in enumerate(inputs["metric_values"]):
+        best |= {"value": value}
+        best |= rule.judged(best, index)
+        if rule.enough(best):
+            ended = index
+            break
+    return {"stop_after_index": ended, "best_index": best[BEST_STEP], "best": best["best_value"]}
+
+
 LEARNING = {
+    "ewc": ewc_vector, "gpt1_combined_loss": gpt1_combined_loss, "early_stopping": early_stopping,
     "causal_lm_loss": causal_lm_loss, "label_smoothing_lm": label_smoothing_lm,
     "label_smoothing_targets": label_smoothing_targets, "perplexity_aggregate": perplexity_aggregate,
     "perplexity_example": perplexity_example, "adamw": adamw_vector, "grad_clip_global_norm": grad_clip,

@@ -3,7 +3,6 @@
 import json
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from bloomery.generate.sampling import Sampling, filtered, greedy, repetition_pe
 from bloomery.generate.stopping import StopStrings
 from bloomery.model.config import ModelConfig
 from bloomery.text.chat import Renderer
+from bloomery.text.closed import characters
 from bloomery.text.templates import Template
 from bloomery.text.tokenizer import SMALLEST, train_tokenizer
 from tests.vectors.not_built import NotBuilt
@@ -51,25 +51,18 @@ def packing_bfd(inputs: dict, folder: Path) -> dict:
     return {"n_bins": len(fill), "fill": fill}
 
 
-class CountTokenizer:
-    """A text is the number of its tokens, a control token is one: all it takes to make lengths come out as stated."""
-
-    backend = SimpleNamespace(token_to_id=lambda name: 0)
-
-    def encode(self, text: str) -> list[int]:
-        return [1] * int(text or 0)
-
-
 def completion_mask(inputs: dict, folder: Path) -> dict:
-    """A template with headers and turn-ends of the stated length, and contents that fill the rest of each segment."""
+    """A template whose assistant has a header of the stated length; letters fill the rest of each segment."""
     if inputs["train_on"] != "assistant tokens including the end-of-turn token, excluding the role header":
         raise NotBuilt(f"a mask that trains {inputs['train_on']}")
-    if inputs["end_tokens"] > 1:
-        raise NotBuilt("turn-ends of several tokens")
+    if inputs["end_tokens"] != 1:
+        raise NotBuilt("turn-ends of other than one token")
     header, end = inputs["header_tokens"], inputs["end_tokens"]
-    template = Template("vector", begin="", start="", header=str(header), end="<end>" * end, after="")
-    messages = tuple(Message(role, str(length - header - end)) for role, length in inputs["segments"])
-    mask = Renderer(CountTokenizer(), template).conversation(messages).trained
+    turns = dict.fromkeys(("system", "user"), "{content}{eos}")
+    template = Template("vector", turns, header="h" * header, end="{eos}")
+    messages = tuple(Message(role, "c" * (length - end - header * (role == "assistant")))
+                     for role, length in inputs["segments"])
+    mask = Renderer(characters(["hc"]), template).conversation(messages).trained
     return {"mask": [int(trained) for trained in mask], "n_loss_tokens": sum(mask)}
 
 

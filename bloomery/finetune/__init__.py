@@ -1,0 +1,1 @@
+"""Adapting a finished model to a task without losing what it knew."""
