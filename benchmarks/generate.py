@@ -38,14 +38,14 @@ ENGINES = ("vllm", "llama.cpp")
 GATED = 32                              # requests a gate looks at
 
 
-def export(config: ModelConfig, folder: Path) -> Path:
-    """A folder both sides read, in bf16: what a gate in fp32 widens is the same on both."""
+def export(config: ModelConfig, folder: Path, *, loud: float = LOUD, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """A folder both sides read; in bf16 what a gate in fp32 widens is the same on both."""
     model = Transformer(config, seed=0)
     with torch.no_grad():
         for weight in model.blocks.parameters():
             if weight.dim() > 1:
-                weight.mul_(LOUD)
-    save_model(model, folder, dtype=torch.bfloat16)
+                weight.mul_(loud)
+    save_model(model, folder, dtype=dtype)
     return folder
 
 

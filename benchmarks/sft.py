@@ -22,13 +22,12 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import generate
 from benchmarks.generate import lengths, small_model
 from benchmarks.harness import Options, Row, compared, equal_steps, first_failure, fresh, low_precision, turns
 from benchmarks.machine import peak
 from benchmarks.tuning import order, timed
 from bloomery.model.config import ModelConfig
-from bloomery.model.store import save_model
-from bloomery.model.transformer import Transformer
 
 SPREADS = {"high": 0.8, "low": 0.3}
 LOUD = 2.0              # times the first matrices of a block, so that what is read matters to the loss
@@ -67,14 +66,8 @@ def floor(config: ModelConfig, spec: dict, *, padded: bool, checkpointed: bool =
 
 
 def export(config: ModelConfig, folder: Path) -> Path:
-    """A folder both sides read."""
-    model = Transformer(config, seed=0)
-    with torch.no_grad():
-        for weight in model.blocks.parameters():
-            if weight.dim() > 1:
-                weight.mul_(LOUD)
-    save_model(model, folder)
-    return folder
+    """A folder both sides read, in fp32: both train all of it."""
+    return generate.export(config, folder, loud=LOUD, dtype=torch.float32)
 
 
 def gates(side: Side, spread: float, sides: tuple[str, ...], *, quick: bool) -> dict[str, str]:
