@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from bloomery.core.errors import InputError
-from bloomery.model.cache import Cache
+from bloomery.model.cache import kept_as
+from bloomery.model.prefix import cache_for, text_context
 from bloomery.model.transformer import Transformer
 
 Stopping = bool | Literal["never"]
@@ -102,9 +103,8 @@ class Slots:
     def __init__(self, model: Transformer, prompt: list[int], beams: int, capacity: int):
         self.model, self.last, device = model, prompt[-1], next(model.parameters()).device
         self.beside = nullcontext() if device.type == "cpu" else device        # where tensors are made
-        kept = torch.promote_types(model.compute, torch.float32) if device.type == "cpu" else model.compute
         with self.beside:
-            self.cache = Cache(model.config, beams, capacity, dtype=kept)
+            self.cache = cache_for(model, beams, capacity, dtype=kept_as(model.compute, device))
         self.holds: dict[tuple[int, ...], int] = {(): 0}        # what was read after prompt[:-1] -> its slot
 
     def __call__(self, continuations: list[list[int]]) -> Tensor:
@@ -148,7 +148,7 @@ def beam_steps(model: Transformer, prompt: list[int], *, beams: int, max_tokens:
 
     Items are empty while the prompt is read. Raises `InputError` for an empty prompt or one that fills the context.
     """
-    context = model.config.context
+    context = text_context(model)
     if not 0 < len(prompt) < context:
         raise InputError("a prompt cannot be continued",
                          why=f"it has {len(prompt)} tokens, the model reads 1 to {context - 1} and then answers")

@@ -24,9 +24,10 @@ from bloomery.data.packing import best_fit_decreasing
 from bloomery.generate.request import Completion, Event, Request, Ticket
 from bloomery.generate.sampling import Row, Token, choose, likeliest
 from bloomery.generate.scheduler import Sample, Scheduler, Slot
-from bloomery.model.cache import Cache
+from bloomery.model.cache import Cache, kept_as
 from bloomery.model.forest import Forest, roots
 from bloomery.model.packed import packed
+from bloomery.model.prefix import cache_for, text_context
 from bloomery.model.transformer import Transformer
 from bloomery.text.tokenizer import Tokenizer
 
@@ -44,22 +45,27 @@ class Engine:
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer | None = None, *, slots: int = 32,
                  context: int | None = None, chunk: int = 64, reuse: bool = True, own: bool = False):
-        self.tokenizer, self.context = tokenizer, context or model.config.context
-        if not 0 < self.context <= model.config.context:
-            raise ValueError(f"context must lie between 1 and the model's {model.config.context}, got {context}")
+        self.tokenizer, self.limit = tokenizer, text_context(model)
+        self.context = context or self.limit
+        if not 0 < self.context <= self.limit:
+            raise ValueError(f"context must lie between 1 and the model's {self.limit}, got {context}")
         self.scheduler = Scheduler(slots, chunk, reuse=reuse)
         self.device, self.chunk, self.own = model.head.weight.device, chunk, own
         self.decoder = packed(model)
         self.model = self.decoder if own else model
         self.every, self.rows, self.fixed = range(slots), ROWS if slots > 1 else 1, False
         self.together = min(slots, TOGETHER)
-        kept = torch.promote_types(model.compute, torch.float32) if self.device.type == "cpu" else model.compute
-        with self._beside():
-            self.cache = Cache(model.config, slots, -(-self.context // chunk) * chunk, dtype=kept)
+        self.cache = self._emptied()
         self.stats: Counter[str] = Counter()
         self._first: dict[Ticket, Tensor] = {}          # logits (1, V) after a prompt, while samples of it will begin
         self._events: list[Event] = []
         self._next: Transformer | None = None
+
+    def _emptied(self) -> Cache:
+        """Slots in which nothing was read."""
+        slots, capacity = len(self.scheduler.slots), -(-self.context // self.chunk) * self.chunk
+        with self._beside():
+            return cache_for(self.model, slots, capacity, dtype=kept_as(self.model.compute, self.device))
 
     @property
     def busy(self) -> bool:
@@ -173,11 +179,11 @@ class Engine:
         self._take(source, slot, start)
         return sample.request.prompt[start:start + self.chunk]
 
-    def _take(self, source: Slot, slot: Slot, tokens: int) -> None:
+    def _take(self, source: Slot, slot: Slot, tokens: int, *, lent: bool = False) -> None:
         """The first `tokens` tokens of `source`, those of the prompt of `slot`, are now all that is in it."""
         slot.held = ()                          # until it is so: a step may be interrupted
         if source is not slot:
-            self.cache.copy(source.number, slot.number, tokens)
+            (self.cache.lend if lent else self.cache.copy)(source.number, slot.number, tokens)
         self.cache.truncate(slot.number, tokens)
         self.scheduler.filled(slot, tokens)
 
@@ -189,7 +195,7 @@ class Engine:
         with self._beside():
             positions = self.cache.feed(slots, [len(ids) // len(slots)] * len(slots), padding=padding)
             padded = torch.tensor([*ids, *[0] * padding])
-            return self.decoder(padded, positions.clamp(max=self.model.config.context - 1), self.cache)
+            return self.decoder(padded, positions.clamp(max=self.limit - 1), self.cache)
 
     def _scored(self, hidden: Tensor, request: Request, start: int) -> list[Token]:
         """The prompt's own tokens that these hidden states predict; what is cut off predicts padding."""
@@ -205,7 +211,7 @@ class Engine:
                 continue
             source = self.scheduler.holder(sample.request.prompt)
             if not (sample.ready or sample.scores) and source:
-                self._take(source, slot, len(sample.request.prompt))
+                self._take(source, slot, len(sample.request.prompt), lent=True)
             if sample.ready and sample.request.max_tokens == 0:
                 self._events.append(sample.ticket.end(sample.index, "length"))
                 self._vacate(slot)
@@ -216,14 +222,15 @@ class Engine:
     def _decode(self, live: list[Slot]) -> Tensor:
         """Logits after the last token of each live row, (B, V).
 
-        Neighbouring slots are read where they lie, others are copied first; so a gap is filled with idle rows, unless
-        that reads more keys than copying would.
+        Without a kernel neighbouring slots are read where they lie, others are copied first; so a gap is filled with
+        idle rows, unless that reads more keys than copying would.
         """
         last, lengths = {slot.number: slot.sample.said[-1] for slot in live}, self.cache.lengths
         window = range(min(last), max(last) + 1)
         reading = len(window) * max(lengths[number] for number in window)
         copying = COPIED * len(last) * max(lengths[number] for number in last)
-        fed = list(self.every if self.fixed else window if reading <= copying else last)
+        gap = reading <= copying and not self.cache.kernel
+        fed = list(self.every if self.fixed else window if gap else last)
         hidden = self._forward(fed, [last.get(number, 0) for number in fed], padding=-len(fed) % self.rows)
         self.cache.advance(list(last))
         logits = self.decoder.logits(hidden)
@@ -292,7 +299,7 @@ class Engine:
         What was read with the old weights is forgotten. A layer is laid out anew only where its own weight has changed;
         a model that is trained while it is served is to be loaded again after every step.
         """
-        if model.config != self.model.config:
+        if model.config != self.model.config or text_context(model) != self.limit:
             raise InputError("these weights do not fit", why="they are of a model of another shape",
                              hint="start another engine for it")
         self._next, self.scheduler.closing = model, True
@@ -304,6 +311,8 @@ class Engine:
             self.model = self.decoder if self.own else self._next
             self._next, self.scheduler.closing = None, False
             self.forget()
+            if self.cache.before:
+                self.cache = self._emptied()                    # with the new weights' prefix
 
     def forget(self) -> None:
         """No prompt that was read before is reused."""

@@ -2,16 +2,21 @@
 
 Two tensors (L, S, K, C, E): layer, slot, key head, capacity, head width; keys are stored after rotary positions.  A
 step feeds `counts[i]` new tokens to slot `slots[i]`, flat and in order; a token sees all earlier ones of its slot and
-itself.
+itself.  The first tokens of a slot may be lent by another, which keeps them until nobody borrows them any more.
 
-On a CPU they are best kept in fp32 whatever products run in: its batched products of one query are twice as fast in
-fp32 as in bfloat16, and five times as fast as torch's fused attention.
+One token a slot is attended by a kernel (`decode_kernel.py`) where numba is installed, keys then being kept as the
+model computes them.  Everything else is three products: those of few queries run twice as fast on a CPU in fp32 as in
+bfloat16, and five times as fast as torch's fused attention.
 
 Keys are read up to a multiple of `GRAIN`.  Those beyond a slot's own length weigh exactly nothing and stand at the end
 of every sum, so that how long other slots are does not change a bit of what this one gets.
 """
 
 from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -22,16 +27,22 @@ from bloomery.model.dot_product import PLAIN, Scoring
 GRAIN = 64              # keys; of fewer, products of small heads are another kernel's
 QUERIES = 64            # queries of a row whose scores are computed at once
 FEW = 8                 # queries of a key head: below, k q^T runs at 1.3 times the speed of q k^T
+KERNEL = (torch.bfloat16, torch.float32)                        # what the kernel reads
 
 
 class Cache:
-    """Preallocated slots. Call `feed` before each forward pass, `advance` after it."""
+    """Preallocated slots. Call `feed` before each forward pass, `advance` after it.
 
-    def __init__(self, config: ModelConfig, slots: int, capacity: int, *, dtype: torch.dtype = torch.float32):
-        shape = (config.depth, slots, config.kv_heads, capacity, config.head_width)
+    `before` keys of every slot stand in front of its text, and count neither as length nor as capacity.
+    """
+
+    def __init__(self, config: ModelConfig, slots: int, capacity: int, *, dtype: torch.dtype = torch.float32,
+                 before: int = 0):
+        shape = (config.depth, slots, config.kv_heads, before + capacity, config.head_width)
         self.keys, self.values = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
-        self.lengths = [0] * slots
-        self.capacity = capacity
+        self.lengths, self.capacity, self.before = [0] * slots, capacity, before
+        self.lenders, self.lent = [*range(slots)], [0] * slots  # in whose place a slot's first keys lie, and how many
+        self.kernel = decode_kernel() if dtype in KERNEL and not self.keys.is_cuda else None
 
     def feed(self, slots: Sequence[int], counts: Sequence[int], *, padding: int = 0) -> Tensor:
         """Announce the tokens of the next pass; their positions, (sum of counts + padding,) int64.
@@ -43,38 +54,54 @@ class Cache:
             if self.lengths[slot] + count > self.capacity:
                 raise ValueError(f"cache capacity {self.capacity} exceeded in slot {slot}: "
                                  f"{self.lengths[slot]} tokens held, {count} more fed")
-        self._slots, self._counts = list(slots), list(counts)
-        self._rows, self._width = rows_of(self._slots), max(counts)
+        self._slots, self._counts, self._padding = list(slots), list(counts), padding
+        self._single = bool(self.kernel) and max(counts) == min(counts) == 1
+        columns = self._feed_single() if self._single else self._feed_many()
+        return torch.cat((columns, columns.new_zeros(padding))) if padding else columns
+
+    def _feed_single(self) -> Tensor:
+        held, lenders, lent = ([of[slot] for slot in self._slots] for of in (self.lengths, self.lenders, self.lent))
+        self._step = self.kernel.Step(self._slots, [self.before + length for length in held], lenders, lent)
+        return torch.tensor(held)
+
+    def _feed_many(self) -> Tensor:
+        for slot in self._slots:
+            self._own(slot)
+        self._index, self._width = rows_of(self._slots), max(self._counts)
         sizes, place = torch.tensor(self._counts), torch.arange(self._width)
-        columns = torch.tensor([self.lengths[slot] for slot in slots])[:, None] + place                  # (B, T)
+        starts = torch.tensor([self.lengths[slot] for slot in self._slots])
+        columns = starts[:, None] + place                                                # (B, T)
         rows = torch.tensor(self._slots)[:, None].expand_as(columns)
-        even = min(counts) == self._width
+        even = min(self._counts) == self._width
         self._real = None if even else (place < sizes[:, None]).flatten().nonzero()[:, 0]  # flat tokens in padded rows
-        self._row, self._column = (x.flatten() if even else x.flatten()[self._real] for x in (rows, columns))
-        longest = max(self.lengths[slot] + count for slot, count in zip(slots, counts, strict=True))
-        self._seen = min(-(-longest // GRAIN) * GRAIN, self.capacity)
-        self._back = columns[:, None, :, None] - torch.arange(self._seen)                # (B, 1, T, S) tokens ago
+        row, column = (x.flatten() if even else x.flatten()[self._real] for x in (rows, columns))
+        self._row, self._column = row, column + self.before
+        longest = self.before + int((starts + sizes).max())
+        self._seen = min(-(-longest // GRAIN) * GRAIN, self.keys.shape[3])
+        self._back = self.before + columns[:, None, :, None] - torch.arange(self._seen)  # (B, 1, T, S) tokens ago
         self._masks: dict[int | None, Tensor] = {}
-        self._padding = padding
-        return torch.cat((self._column, self._column.new_zeros(padding))) if padding else self._column
+        return column
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring = PLAIN) -> Tensor:
+        if self._single:
+            return self._step.attend(q, k, v, self.keys[layer], self.values[layer], scoring).to(q.dtype)
         if self._padding:
-            seen = self._attend(layer, *(x[:-self._padding] for x in (q, k, v)), scoring)
+            seen = self._attend_many(layer, *(x[:-self._padding] for x in (q, k, v)), scoring)
             return torch.cat((seen, seen.new_zeros(self._padding, *seen.shape[1:])))
-        return self._attend(layer, q, k, v, scoring)
+        return self._attend_many(layer, q, k, v, scoring)
 
-    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
+    def _attend_many(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
         keys, values = self.keys[layer], self.values[layer]                              # (S, K, C, E)
         for kept, new in ((keys, k), (values, v)):
             kept.transpose(1, 2).index_put_((self._row, self._column), new.to(kept.dtype))
-        rows = q.to(keys.dtype)
+        wide = keys.dtype if keys.is_cuda else torch.promote_types(keys.dtype, torch.float32)
+        rows = q.to(wide)
         if self._real is not None:
             padded = rows.new_zeros(len(self._slots) * self._width, *q.shape[1:])
             padded[self._real] = rows
             rows = padded
         rows = rows.unflatten(0, (-1, self._width)).transpose(1, 2)                      # (B, H, T, E)
-        seen = weighed(rows, keys[self._rows, :, :self._seen], values[self._rows, :, :self._seen],
+        seen = weighed(rows, *(kept[self._index, :, :self._seen].to(wide) for kept in (keys, values)),
                        self._mask(scoring.window, torch.promote_types(keys.dtype, torch.float32)), scoring)
         flat = seen.transpose(1, 2).flatten(0, 1)
         return (flat if self._real is None else flat[self._real]).to(q.dtype)
@@ -93,9 +120,12 @@ class Cache:
                 self.lengths[slot] += count
 
     def truncate(self, slot: int, tokens: int) -> None:
-        """Forget what a slot holds beyond its first `tokens`."""
+        """Forget what a slot holds beyond its first `tokens`; what others borrow of it is theirs first."""
         if not 0 <= tokens <= self.lengths[slot]:
             raise ValueError(f"slot {slot} holds {self.lengths[slot]} tokens and cannot be cut to {tokens}")
+        self._hand_over(slot, self.before + tokens)
+        if self.lent[slot] > self.before + tokens:
+            self._own(slot)
         self.lengths[slot] = tokens
 
     def clear(self, slot: int) -> None:
@@ -104,15 +134,61 @@ class Cache:
     def wipe(self, slot: int) -> None:
         """Clear a slot whose numbers may not be finite: what weighs nothing must still be a number."""
         self.clear(slot)
-        self.keys[:, slot], self.values[:, slot] = 0, 0
+        self.keys[:, slot, :, self.before:], self.values[:, slot, :, self.before:] = 0, 0
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         """Give `target` the first `tokens` tokens of `source`, and nothing else."""
         if tokens > self.lengths[source]:
             raise ValueError(f"slot {source} holds {self.lengths[source]} tokens, not {tokens}")
+        self.clear(target)
+        self._take(source, target, 0, tokens)
+
+    def lend(self, source: int, target: int, tokens: int) -> None:
+        """As `copy`, but whole blocks of keys that the kernel can read in `source` stay there."""
+        blocks = (self.before + tokens) // self.kernel.BLOCK * self.kernel.BLOCK if self.kernel else 0
+        lender = self.lenders[source] if blocks <= self.lent[source] else source
+        if not blocks or self.lent[lender]:
+            return self.copy(source, target, tokens)
+        self.clear(target)
+        self._take(source, target, blocks - self.before, tokens)
+        self.lenders[target], self.lent[target] = lender, blocks
+
+    def _take(self, source: int, target: int, first: int, last: int) -> None:
+        """What `source` reads of its text from `first` on is copied to `target`, which then has `last` tokens."""
+        edge = max(first, min(self.lent[source] - self.before, last))
+        self._move(self.lenders[source], target, first, edge)
+        self._move(source, target, edge, last)
+        self.lengths[target] = last
+
+    def _own(self, slot: int) -> None:
+        """What a slot has borrowed is copied into it."""
+        self._move(self.lenders[slot], slot, 0, self.lent[slot] - self.before)
+        self.lenders[slot], self.lent[slot] = slot, 0
+
+    def _hand_over(self, lender: int, keys: int) -> None:
+        """A slot keeps its first `keys`: of those who have borrowed more, who has most lends to the others now."""
+        needy = [slot for slot, other in enumerate(self.lenders) if other == lender and self.lent[slot] > keys]
+        if needy:
+            heir = max(needy, key=lambda slot: self.lent[slot])
+            self._own(heir)
+            for slot in needy:
+                self.lenders[slot] = heir
+
+    def _move(self, source: int, target: int, first: int, last: int) -> None:
+        part = slice(self.before + first, self.before + max(first, last))
         for kept in (self.keys, self.values):
-            kept[:, target, :, :tokens] = kept[:, source, :, :tokens]
-        self.lengths[target] = tokens
+            kept[:, target, :, part] = kept[:, source, :, part]
+
+
+@cache
+def decode_kernel() -> ModuleType | None:
+    """The kernel for steps of one token a slot, where numba is installed."""
+    return import_module("bloomery.model.decode_kernel") if find_spec("numba") else None
+
+
+def kept_as(compute: torch.dtype, device: torch.device) -> torch.dtype:
+    """How keys and values are best kept: as they are computed, but in fp32 where a CPU has no kernel for less."""
+    return compute if device.type != "cpu" or decode_kernel() else torch.promote_types(compute, torch.float32)
 
 
 def rows_of(slots: list[int]) -> slice | Tensor:

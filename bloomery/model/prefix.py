@@ -108,38 +108,26 @@ class PrefixCache(Cache):
     """A cache whose every slot begins with the prefix; lengths, and what is fed, copied and cut, are of the text."""
 
     def __init__(self, model: Transformer, slots: int, capacity: int, *, dtype: torch.dtype = torch.float32):
-        prefix = model.prefix().detach()                                                 # (L, 2, P, K, E)
-        super().__init__(model.config, slots, capacity + prefix.shape[2], dtype=dtype)
-        self.prefix = prefix.transpose(2, 3).to(dtype)                                   # (L, 2, K, P, E)
-        self.tokens = prefix.shape[2]
-        for slot in range(slots):
-            self.wipe(slot)
-
-    def feed(self, slots: list[int], counts: list[int], *, padding: int = 0) -> Tensor:
-        """As a cache feeds; the positions are those of the text, which the model moves behind the prefix."""
-        self.lengths = [length + self.tokens for length in self.lengths]
-        try:
-            return super().feed(slots, counts, padding=padding) - self.tokens
-        finally:
-            self.lengths = [length - self.tokens for length in self.lengths]
-
-    def wipe(self, slot: int) -> None:
-        super().wipe(slot)
-        self.keys[:, slot, :, :self.tokens], self.values[:, slot, :, :self.tokens] = self.prefix.unbind(1)
-
-    def copy(self, source: int, target: int, tokens: int) -> None:
-        if tokens > self.lengths[source]:
-            raise ValueError(f"slot {source} holds {self.lengths[source]} tokens, not {tokens}")
-        text = slice(self.tokens, self.tokens + tokens)
-        for kept in (self.keys, self.values):
-            kept[:, target, :, text] = kept[:, source, :, text]
-        self.lengths[target] = tokens
+        prefix = model.prefix().detach().transpose(2, 3).to(dtype)                       # (L, 2, K, P, E)
+        super().__init__(model.config, slots, capacity, dtype=dtype, before=prefix.shape[3])
+        for kept, own in zip((self.keys, self.values), prefix.unbind(1), strict=True):
+            kept[:, :, :, :self.before] = own[:, None]
 
 
 def cache_for(model: Transformer, slots: int, capacity: int, *, dtype: torch.dtype = torch.float32) -> Cache:
     """The cache that a model decodes with; `capacity` is of the text, with a prefix or without."""
     return (PrefixCache(model, slots, capacity, dtype=dtype) if hasattr(model, "prefix") else
             Cache(model.config, slots, capacity, dtype=dtype))
+
+
+def text_context(model: Transformer) -> int:
+    """Tokens of text the model can read; what a prefix takes, `put` has taken off already."""
+    return model.config.context
+
+
+def parts(model: Transformer) -> dict[str, nn.Parameter]:
+    """What learns in front of a frozen model, by name; nothing where there is no prefix."""
+    return {name: p for name, p in model.named_parameters() if name.startswith("prefix.")}
 
 
 def attach(model: Transformer, config: PrefixConfig, seed: int) -> Transformer:
@@ -151,7 +139,11 @@ def put(model: Transformer, prefix: Prefix) -> Transformer:
     if prefix.shape[2] >= model.config.context:
         raise InputError("a prefix leaves no room for text", why=f"{prefix.shape[2]} tokens, and the context is "
                          f"{model.config.context}", hint="fewer prefix_tokens")
+    if model.config.rope.type == "dynamic":
+        raise InputError("a prefix needs angles that stay", why="dynamic rope scaling asks how much of the context is "
+                         "read", hint="extend the model with another method, or learn another adapter")
     model.requires_grad_(False)
+    model.config = model.config.model_copy(update={"context": model.config.context - prefix.shape[2]})
     model.prefix = prefix.to(model.head.weight.device)
     model.register_forward_pre_hook(model.prefix.enter)
     return model

@@ -52,7 +52,7 @@ class Lopsided(Cache):
 
     def attend(self, *args, **options):
         out = super().attend(*args, **options)
-        if self._width == 1:
+        if max(self._counts) == 1:
             out[[place for place, slot in enumerate(self._slots) if slot > 1]] *= 1 + 1e-5
         return out
 
@@ -81,13 +81,13 @@ class Uneven(Transformer):
 
 
 def test_a_slot_that_rounds_differently_is_found(monkeypatch):
-    monkeypatch.setattr(engine_file, "Cache", Lopsided)
+    monkeypatch.setattr(engine_file, "cache_for", lambda model, *how, **more: Lopsided(model.config, *how, **more))
     report = self_test(engine())
     assert not report.ok and not report.slots and "other bits in another slot" in report.why
 
 
 def test_a_prefix_that_is_not_what_was_read_is_found(monkeypatch):
-    monkeypatch.setattr(engine_file, "Cache", Forgetful)
+    monkeypatch.setattr(engine_file, "cache_for", lambda model, *how, **more: Forgetful(model.config, *how, **more))
     report = self_test(engine())
     assert not report.ok and not report.cached and "after a cached prefix" in report.why
 

@@ -1,0 +1,283 @@
+"""Attention of one new token a row over a cache, reading every key once: a kernel (numba; imported when needed).
+
+    out_i = sum_j p_ij v_j,  p_ij = exp(s_ij - max_j s_ij) / sum_j exp(s_ij - max_j s_ij),  s_ij = cap(q_i . k_j scale)
+
+taken over blocks of `BLOCK` keys with a running maximum and sum (Milakov & Gimelshein 2018; Dao et al. 2022).  Blocks
+begin at multiples of `BLOCK`, so that what a row gets depends on nothing but its own tokens: not on other rows, nor on
+where its keys lie, nor on the number of threads.  Rows whose first keys lie in the same place read each block of them
+in turn, while the processor holds it (Juravsky et al. 2024, "Hydragen").
+
+Threads are torch's own: OpenMP calls the compiled function in each, and each takes a key head of a group of rows until
+none is left.  With threads of numba's, two pools would wait for the same cores.
+
+Keys in bfloat16 come as their bits, uint16, and are widened as they are read: twice as many a second as in fp32.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import carray, cfunc, from_dtype, njit, types
+from numba.extending import intrinsic, overload
+from torch import Tensor
+
+from bloomery.core.metrics import say
+from bloomery.model.dot_product import Scoring
+
+BLOCK = 64              # keys scored before any is weighed: 8 kB of keys, in the first cache for all rows of a group
+SIBLINGS = 8            # rows whose first keys lie in one place that one thread attends together
+FEW = 2**15             # numbers of keys a layer below which waking another thread takes longer than reading them
+FAST = {"reassoc", "contract", "nsz"}                           # sums may be taken 16 at a time
+
+JOB = np.dtype([(name, np.int64) for name in (
+    "taken", "rows", "heads", "key_heads", "width", "slots", "capacity", "groups", "window",    # and addresses of
+    "q", "k", "v", "keys", "values", "order", "edges", "where", "out")] + [("scale", np.float32), ("cap", np.float32)])
+ZERO, ONE, HALF, LOG2E, LEAST = map(np.float32, (0, 1, 0.5, 1 / np.log(2), -126))
+C1, C2, C3, C4, C5, C6 = (np.float32(np.log(2) ** n / np.prod(np.arange(1, n + 1))) for n in range(1, 7))
+
+
+@intrinsic
+def as_float(typing_context, bits):
+    """The fp32 number of 32 bits."""
+    def code(context, builder, signature, values):
+        return builder.bitcast(values[0], ir.FloatType())
+
+    return types.float32(types.uint32), code
+
+
+@intrinsic
+def take(typing_context, job):
+    """What the counter of a job says, which is one more for the next who asks."""
+    def code(context, builder, signature, values):
+        counter = builder.bitcast(values[0], ir.IntType(64).as_pointer())               # its first field
+        return builder.atomic_rmw("add", counter, ir.Constant(ir.IntType(64), 1), "seq_cst")
+
+    return types.int64(job), code
+
+
+@intrinsic
+def pointer(typing_context, address, kind):
+    """An address as a pointer to numbers of a kind."""
+    found = types.CPointer(kind.dtype)
+
+    def code(context, builder, signature, values):
+        return builder.inttoptr(values[0], context.get_value_type(found))
+
+    return found(address, kind), code
+
+
+@intrinsic
+def fetch(typing_context, address):
+    """Ask for the cache line at an address, which is read soon."""
+    def code(context, builder, signature, values):
+        pointer = builder.inttoptr(values[0], ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+        call = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+        builder.call(call, [pointer, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.uintp), code
+
+
+def widen(x):
+    """An element in fp32: itself, or the number whose upper half its bits are."""
+
+
+@overload(widen, inline="always")
+def widened(x):
+    if isinstance(x, types.Float):
+        return lambda x: x
+    return lambda x: as_float(np.uint32(np.uint32(x) << np.uint32(16)))
+
+
+@njit(inline="always")
+def exp(x):
+    """e^x of x <= 0, 2e-8 of it off, without a branch: 2^n times the series of 2^f, f in [-1/2, 1/2]; least 2^-126."""
+    t = max(x * LOG2E, LEAST)
+    n = np.floor(t + HALF)
+    f = t - n
+    power = ONE + f * (C1 + f * (C2 + f * (C3 + f * (C4 + f * (C5 + f * C6)))))
+    return power * as_float(np.uint32((np.int32(n) + np.int32(127)) << np.int32(23)))
+
+
+@njit(fastmath=FAST, nogil=True)
+def score(scores, q, keys, values, first, last):
+    """q . k of the keys first..last of one slot and head, keys (C, E); their values are asked for."""
+    base, line = values.ctypes.data, values.itemsize * q.shape[0]
+    for j in range(first, last):
+        for byte in range(0, line, 64):
+            fetch(np.uintp(base + j * line + byte))
+        dot = ZERO
+        for e in range(q.shape[0]):
+            dot += q[e] * widen(keys[j, e])
+        scores[j - first] = dot
+
+
+@njit(fastmath=FAST | {"nnan"}, nogil=True)
+def highest(scores, count, most):
+    """The largest of `most` and the first scores; what is not a number is found below."""
+    for j in range(count):
+        most = max(most, scores[j])
+    return most
+
+
+@njit(fastmath=FAST, nogil=True)
+def weigh(scores, count, most):
+    """Scores become weights against the score `most`; their sum, not a number if a score is none."""
+    mass, wrong = ZERO, ZERO
+    for j in range(count):
+        wrong += scores[j]
+        weight = exp(scores[j] - most)
+        scores[j] = weight
+        mass += weight
+    return mass + ZERO * wrong
+
+
+@njit(fastmath=FAST, nogil=True)
+def gather(total, weights, values, first, last, coming):
+    """total += weights times the values first..last of one slot and head, four at a time; `coming` keys are next."""
+    whole, base = first + (last - first) // 4 * 4, coming.ctypes.data
+    line = values.itemsize * total.shape[0]
+    for j in range(first, whole, 4):
+        for byte in range(0, 4 * line, 64):
+            fetch(np.uintp(base + (j - first) * line + byte))
+        a, b, c, d = weights[j - first], weights[j - first + 1], weights[j - first + 2], weights[j - first + 3]
+        for e in range(total.shape[0]):
+            total[e] += (a * widen(values[j, e]) + b * widen(values[j + 1, e])
+                         + c * widen(values[j + 2, e]) + d * widen(values[j + 3, e]))
+    for j in range(whole, last):
+        for e in range(total.shape[0]):
+            total[e] += weights[j - first] * widen(values[j, e])
+
+
+@njit(nogil=True)
+def attend(group, head, q, k, v, keys, values, where, scale, window, cap, out):
+    """Write k and v (B, K, E) of one head behind what the rows `group` hold, then attend: q, out (B, H, E).
+
+    Of keys (S, K, C, E) row i sees the first where[1, i] of slot where[0, i] and its own; whole blocks of them, the
+    first where[3, i], lie in slot where[2, i] instead. It sees the last `window` of all these (0: all); no cap is 0.
+    """
+    heads, width = k.shape[1], k.shape[2]
+    each, longest = q.shape[1] // heads, 0
+    slots, lengths, lenders, lent = where[0], where[1], where[2], where[3]
+    most, mass = np.full((len(group), each), -np.inf, np.float32), np.zeros((len(group), each), np.float32)
+    queries, totals = np.empty((len(group), each, width), np.float32), np.zeros((len(group), each, width), np.float32)
+    scores = np.empty(BLOCK, np.float32)
+    for n, i in enumerate(group):
+        keys[slots[i], head, lengths[i]] = k[i, head]
+        values[slots[i], head, lengths[i]] = v[i, head]
+        longest = max(longest, lengths[i] + 1)
+        for g in range(each):
+            for e in range(width):
+                queries[n, g, e] = widen(q[i, head * each + g, e]) * scale
+    for block in range(0, longest, BLOCK):
+        for n, i in enumerate(group):
+            last = min(block + BLOCK, lengths[i] + 1)
+            first = max(block, lengths[i] + 1 - window) if window else block
+            if first >= last:
+                continue
+            slot = lenders[i] if block < lent[i] else slots[i]
+            coming = keys[slot, head, last:] if last <= lengths[i] else keys[slot, min(head + 1, heads - 1)]
+            for g in range(each):
+                score(scores, queries[n, g], keys[slot, head], values[slot, head], first, last)
+                if cap:
+                    for j in range(last - first):
+                        scores[j] = cap * np.tanh(scores[j] / cap)
+                above = highest(scores, last - first, most[n, g])
+                fade = exp(most[n, g] - above)
+                mass[n, g] = mass[n, g] * fade + weigh(scores, last - first, above)
+                most[n, g] = above
+                for e in range(width):
+                    totals[n, g, e] *= fade
+                gather(totals[n, g], scores, values[slot, head], first, last, coming)
+    for n, i in enumerate(group):
+        for g in range(each):
+            for e in range(width):
+                out[i, head * each + g, e] = totals[n, g, e] / mass[n, g]
+
+
+@cache
+def worker(dtype: torch.dtype) -> Callable:
+    """The function a thread calls with the address of a job; compiled once for a machine, which takes seconds."""
+    kind, whole, single = KINDS[dtype], types.int64, types.float32
+
+    def work(address):
+        job = carray(address, 1)[0]
+        heads, shape = job.key_heads, (job.slots, job.key_heads, job.capacity, job.width)
+        q = carray(pointer(job.q, kind), (job.rows, job.heads, job.width))
+        k = carray(pointer(job.k, kind), (job.rows, heads, job.width))
+        v = carray(pointer(job.v, kind), (job.rows, heads, job.width))
+        keys, values = carray(pointer(job.keys, kind), shape), carray(pointer(job.values, kind), shape)
+        order = carray(pointer(job.order, whole), (job.rows,))
+        edges = carray(pointer(job.edges, whole), (job.groups + 1,))
+        where = carray(pointer(job.where, whole), (4, job.rows))
+        out = carray(pointer(job.out, single), (job.rows, job.heads, job.width))
+        item = take(address)
+        while item < job.groups * heads:
+            group = order[edges[item // heads]:edges[item // heads + 1]]
+            attend(group, item % heads, q, k, v, keys, values, where, job.scale, job.window, job.cap, out)
+            item = take(address)
+
+    if not any(Path(__file__).parent.glob(f"__pycache__/{Path(__file__).stem}.*.nbi")):
+        say("  compiling the kernel of decoding steps (once for this machine)")
+    signature = types.void(types.CPointer(from_dtype(JOB)))
+    try:
+        return cfunc(signature, cache=True)(work)
+    except RuntimeError:                                        # nowhere to keep it
+        return cfunc(signature)(work)
+
+
+class Step:
+    """Rows that attend one token each: in `slots` that hold `lengths` keys, `lent` of them to be found at `lenders`."""
+
+    def __init__(self, slots: Sequence[int], lengths: Sequence[int], lenders: Sequence[int], lent: Sequence[int]):
+        order = sorted(range(len(slots)), key=lambda row: (lenders[row], row))
+        edges = [0]
+        for at, row in enumerate(order[1:], start=1):
+            together = lent[row] and lenders[row] == lenders[order[at - 1]]
+            if not together or at - edges[-1] == SIBLINGS:
+                edges.append(at)
+        self.arrays = np.array(order), np.array([*edges, len(order)]), np.array([slots, lengths, lenders, lent])
+        self.job = np.zeros(1, JOB)
+        self.said = self.job[0]
+        self.said["rows"], self.said["groups"] = len(slots), len(edges)
+        for name, array in zip(("order", "edges", "where"), self.arrays, strict=True):
+            self.said[name] = array.ctypes.data
+        self.read = sum(lengths) + len(slots)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, scoring: Scoring) -> Tensor:
+        """What the rows see, (N, H, E): zeros for rows of padding, which are the last; keys (S, K, C, E) of a layer."""
+        rows = self.said["rows"].item()
+        q, k, v = (x.to(keys.dtype).contiguous() for x in (q, k, v))
+        out = (torch.zeros if len(q) > rows else torch.empty)(q.shape)
+        said = self.said
+        said["taken"], said["heads"], said["scale"] = 0, q.shape[1], scoring.scale_of(q.shape[2])
+        said["slots"], said["key_heads"], said["capacity"], said["width"] = keys.shape
+        said["window"], said["cap"] = scoring.window or 0, scoring.softcap or 0
+        for name, x in zip(("q", "k", "v", "keys", "values", "out"), (q, k, v, keys, values, out), strict=True):
+            said[name] = x.data_ptr()
+        work = worker(keys.dtype)
+        if PARALLEL and self.read * keys.shape[1] * keys.shape[3] > FEW:
+            PARALLEL(work.address, self.job.ctypes.data, torch.get_num_threads(), 0)
+        else:
+            work.ctypes(self.job.ctypes.data)
+        return out
+
+
+def parallel() -> Callable | None:
+    """`GOMP_parallel` of the OpenMP that torch has loaded, or None where it is another."""
+    try:
+        call = ctypes.CDLL("libgomp.so.1").GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    call.argtypes, call.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+    return call
+
+
+PARALLEL = parallel()
+KINDS = {torch.bfloat16: types.uint16, torch.float32: types.float32}
