@@ -14,7 +14,25 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import best_of_n, checkpoint, generate, lora, losses, mfu, pretrain, scaling, serve, sft, shakespeare
+from benchmarks import (
+    best_of_n,
+    bm25,
+    checkpoint,
+    dpo,
+    generate,
+    kto,
+    lora,
+    losses,
+    mfu,
+    ngram,
+    orpo,
+    pretrain,
+    reward,
+    scaling,
+    serve,
+    sft,
+    shakespeare,
+)
 from benchmarks.harness import Broken, Options, Row
 from benchmarks.machine import QUIET, cores, describe, load, peak, versions
 
@@ -96,8 +114,9 @@ def main(given: list[str]) -> int:
 
 CASES: dict[str, Case] = {"shakespeare": shakespeare.run, "mfu": mfu.run, "pretrain": pretrain.run,
                           "loss-memory": losses.run, "checkpoint": checkpoint.run, "scaling": scaling.run,
-                          "sft": sft.run, "lora": lora.run, "generate": generate.run,
-                          "best-of-n": best_of_n.run, "serve": serve.run}
+                          "sft": sft.run, "lora": lora.run, "dpo": dpo.run, "reward": reward.run, "kto": kto.run,
+                          "orpo": orpo.run, "generate": generate.run,
+                          "best-of-n": best_of_n.run, "serve": serve.run, "bm25": bm25.run, "ngram": ngram.run}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

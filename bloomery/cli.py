@@ -13,7 +13,7 @@ from contextlib import nullcontext, redirect_stdout
 from inspect import Parameter, signature
 from io import StringIO
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -27,12 +27,15 @@ from bloomery.core.metrics import console, say
 from bloomery.decoding import ChatOptions, GenerateOptions, checked, decoding_threads
 from bloomery.failures import failures_explained
 from bloomery.stages import STAGES, Stage, load, load_module
+from bloomery.texts import app as text_app
 
 app = typer.Typer(
     name="bloomery", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]},
     help="From raw text to an aligned, served language model.\n\nstart here: bloomery run recipes/quickstart.toml",
     epilog="bloomery COMMAND --help has an example of each. --debug, anywhere, shows the traceback of an error.")
+
+app.add_typer(text_app, name="text")
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML recipe")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="STAGE.KEY=VALUE", help="override an option")]
@@ -139,6 +142,24 @@ def generate(model: Model, prompts: Annotated[Path, typer.Argument(metavar="PROM
     decoding_threads()
     options = options.model_copy(update={"reward": [str(local(name)) for name in options.reward]})
     done = load_module("bloomery.completions").complete_file(local(model), prompts, out, options)
+    print_json(done) if as_json else sys.stdout.write(f"{done['rows']} rows in {out}\n")
+
+
+@app.command(epilog="example: bloomery score runs/quickstart/reward-1a2b3c4d5e answers.jsonl scored.jsonl")
+def score(model: Model, rows: Annotated[Path, typer.Argument(metavar="ROWS", help="a file or folder of answers")],
+          out: Annotated[Path, typer.Argument(metavar="OUT", help="the JSONL file to write, or to go on with")],
+          also: Annotated[list[str] | None, typer.Option(metavar="MODEL", help="another reward model, with which the "
+                                                         "first is an ensemble; may be given several times")] = None,
+          combine: Annotated[Literal["mean", "min", "lower", "variance"], typer.Option(
+              help="how several become one; lower, variance: the mean less k deviations, variances")] = "mean",
+          k: Annotated[float, typer.Option("--k", min=0, help="how many deviations or variances are taken off")] = 1.0,
+          normalise: Annotated[Path | None, typer.Option(metavar="ROWS", help="answers on which several are brought to "
+                                                         "one scale; default: the first of those scored")] = None,
+          as_json: AsJson = False) -> None:
+    """Score every answer of a file with a reward model; killed and run again, it goes on where it was."""
+    decoding_threads()
+    done = load_module("bloomery.scores").score_file([local(name) for name in (model, *(also or ()))], rows, out,
+                                                     how=combine, k=k, normalise=normalise)
     print_json(done) if as_json else sys.stdout.write(f"{done['rows']} rows in {out}\n")
 
 

@@ -8,16 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.vectors.adapters_adapting import ADAPTING
+from tests.vectors.adapters_alignment import ALIGNMENT
+from tests.vectors.adapters_classic import CLASSIC
 from tests.vectors.adapters_data import DATA
 from tests.vectors.adapters_learning import LEARNING
+from tests.vectors.adapters_metrics import METRICS
 from tests.vectors.adapters_model import MODEL
 from tests.vectors.adapters_positions import POSITIONS
+from tests.vectors.adapters_preference import PREFERENCE
+from tests.vectors.adapters_retrieval import RETRIEVAL
+from tests.vectors.adapters_reward import REWARD
 from tests.vectors.adapters_search import SEARCH
 from tests.vectors.adapters_text import TEXT
 
 Adapter = Callable[[dict, Path], dict]
 
-ADAPTERS: dict[str, Adapter] = ADAPTING | MODEL | POSITIONS | LEARNING | TEXT | DATA | SEARCH
+ADAPTERS: dict[str, Adapter] = ADAPTING | CLASSIC | METRICS | MODEL | POSITIONS | LEARNING | PREFERENCE | TEXT | DATA | \
+    SEARCH | REWARD | RETRIEVAL | ALIGNMENT
 
 # What `expected` holds beside results: parameters of the question, given to the adapter as inputs.
 ASKED = {

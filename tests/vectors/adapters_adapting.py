@@ -8,7 +8,8 @@ from torch import Tensor
 from bloomery.model.adapters import Bottleneck
 from bloomery.model.blockwise import BLOCK as SECOND_BLOCK
 from bloomery.model.forest import Forest, roots
-from bloomery.model.lora import LoraLinear, Part, plain
+from bloomery.model.linear import plain
+from bloomery.model.lora import LoraLinear, Part
 from bloomery.model.nf4 import BLOCK, CODES, constants, quantised, restored
 from bloomery.model.prefix import Prefixed
 from tests.vectors.not_built import NotBuilt

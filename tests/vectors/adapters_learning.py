@@ -6,13 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bloomery.align.preference import pair_metrics
 from bloomery.losses.linear_ce import linear_cross_entropy
-from bloomery.losses.preference import PAIRWISE, bradley_terry
+from bloomery.losses.ranking import bradley_terry
 from bloomery.losses.retention import add_squares, ewc, gpt1
 from bloomery.losses.token import IGNORE, perplexity, shifted, smoothed, soft_nll, token_nll
 from bloomery.model.blockwise import dynamic_map
-from bloomery.train.hooks import BEST_STEP, EarlyStopping
 from bloomery.train.optim import OptimizerConfig, adamw, clip_gradients
 from bloomery.train.schedule import cosine, linear, warmup_from_zero
 
@@ -87,35 +85,6 @@ def lr_schedule(inputs: dict, folder: Path) -> dict:
             "linear_to_zero": rates(linear, 0.0)}
 
 
-def dpo_family(inputs: dict, folder: Path) -> dict:
-    """Log-probabilities are summed over each completion; rows are chosen first, then rejected."""
-    mask = double(inputs["completion_mask"])
-    policy, reference = ((double(inputs[f"{name}_logprobs"]) * mask).sum(-1) for name in ("policy", "ref"))
-    pairs, beta, dpo = len(mask) // 2, inputs["beta"], PAIRWISE["dpo"]
-    policy.requires_grad_()
-    h_w, h_l = (policy - reference).split(pairs)
-    loss = dpo(h_w, h_l, beta=beta).mean()
-    gradient = torch.autograd.grad(loss, policy, retain_graph=True)[0][:pairs]
-    logp, h = (torch.stack(x.detach().split(pairs), 1).flatten() for x in (policy, policy - reference))
-    sums = pair_metrics(logp, h, beta)
-    smoothed = dpo(h_w, h_l, beta=beta, smoothing=inputs["label_smoothing"]).mean()
-    return {"loss_dpo_sigmoid": loss, "loss_cdpo_label_smoothing": smoothed,
-            "grad_wrt_policy_chosen_logp_sum_dpo": gradient, **{name: value / pairs for name, value in sums.items()}}
-
-
-def dpo_equal_pair(inputs: dict, folder: Path) -> dict:
-    """The gradient is with respect to the logits of the policy."""
-    logits = double(inputs["pi"]).log().requires_grad_()
-    h = logits.log_softmax(-1) - double(inputs["pi_ref"]).log()
-    loss = PAIRWISE["dpo"](h[inputs["y1"]], h[inputs["y2"]], beta=inputs["beta"])
-    return {"loss": loss, "gradient": torch.autograd.grad(loss, logits)[0]}
-
-
-def dpo_stability(inputs: dict, folder: Path) -> dict:
-    loss = float(PAIRWISE["dpo"](torch.tensor(inputs["h"]), torch.tensor(0.0), beta=inputs["beta"]))
-    return {"loss": loss, "must_be_finite": math.isfinite(loss)}
-
-
 def bradley_terry_vector(inputs: dict, folder: Path) -> dict:
     a, b = double(inputs["z_A"]), double(inputs["z_B"])
     prefers_a, prefers_b = bradley_terry(a, b), bradley_terry(b, a)
@@ -145,24 +114,11 @@ def gpt1_combined_loss(inputs: dict, folder: Path) -> dict:
     return {"lm_loss": language, "class_loss": task, "total": gpt1(task, language, weight=inputs["lm_coef"])}
 
 
-def early_stopping(inputs: dict, folder: Path) -> dict:
-    rule = EarlyStopping(metric="value", **{name: inputs[name] for name in ("patience", "min_delta", "mode")})
-    best: dict = {}
-    ended = None
-    for index, value in enumerate(inputs["metric_values"]):
-        best |= {"value": value}
-        best |= rule.judged(best, index)
-        if rule.enough(best):
-            ended = index
-            break
-    return {"stop_after_index": ended, "best_index": best[BEST_STEP], "best": best["best_value"]}
-
-
 LEARNING = {
-    "ewc": ewc_vector, "gpt1_combined_loss": gpt1_combined_loss, "early_stopping": early_stopping,
+    "ewc": ewc_vector, "gpt1_combined_loss": gpt1_combined_loss,
     "causal_lm_loss": causal_lm_loss, "label_smoothing_lm": label_smoothing_lm,
     "label_smoothing_targets": label_smoothing_targets, "perplexity_aggregate": perplexity_aggregate,
     "perplexity_example": perplexity_example, "adamw": adamw_vector, "grad_clip_global_norm": grad_clip,
-    "lr_schedule": lr_schedule, "dynamic_8bit_map": dynamic_8bit_map, "dpo_family": dpo_family,
-    "dpo_equal_pair": dpo_equal_pair, "dpo_stability": dpo_stability, "bradley_terry": bradley_terry_vector,
+    "lr_schedule": lr_schedule, "dynamic_8bit_map": dynamic_8bit_map,
+    "bradley_terry": bradley_terry_vector,
 }
