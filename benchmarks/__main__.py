@@ -18,6 +18,7 @@ from benchmarks import (
     best_of_n,
     bm25,
     checkpoint,
+    dialogues,
     dpo,
     generate,
     kto,
@@ -115,7 +116,7 @@ def main(given: list[str]) -> int:
 CASES: dict[str, Case] = {"shakespeare": shakespeare.run, "mfu": mfu.run, "pretrain": pretrain.run,
                           "loss-memory": losses.run, "checkpoint": checkpoint.run, "scaling": scaling.run,
                           "sft": sft.run, "lora": lora.run, "dpo": dpo.run, "reward": reward.run, "kto": kto.run,
-                          "orpo": orpo.run, "generate": generate.run,
+                          "orpo": orpo.run, "dialogues": dialogues.run, "generate": generate.run,
                           "best-of-n": best_of_n.run, "serve": serve.run, "bm25": bm25.run, "ngram": ngram.run}
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 WARMUP = 3                              # steps a side does before its clock starts
 PASSED = "passed"
 LOSS, NORM = 1e-4, 1e-3                 # relative differences allowed a step in fp32
+FIGURE = 1e-3                           # of anything else a step says, as a share of its usual size
 LOW_PRECISION = 1.25                    # our deviation from fp32 as a multiple of the peer's
 MISSING = ("ModuleNotFoundError", "ImportError")
 
@@ -137,6 +138,16 @@ def equal_steps(ours: dict, peer: dict, *, loss: float = LOSS, norm: float = NOR
         for step, (a, b) in enumerate(pairs):
             if not abs(a - b) <= limit * abs(b):                # so written, nan fails
                 name = key.replace("_", " ")
+                return f"failed: {name} of step {step} are {a:.6g} and {b:.6g}, not within {limit:.0e}"
+    return PASSED
+
+
+def equal_figures(ours: dict, peer: dict, *, limit: float = FIGURE) -> str:
+    """The same gate of what a side says beside them in `figures`, name -> one value a step."""
+    for name, theirs in peer["figures"].items():
+        size = statistics.fmean(value**2 for value in theirs) ** 0.5
+        for step, (a, b) in enumerate(zip(ours["figures"][name], theirs, strict=True)):
+            if not abs(a - b) <= limit * size:
                 return f"failed: {name} of step {step} are {a:.6g} and {b:.6g}, not within {limit:.0e}"
     return PASSED
 

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear_cross_entropy
 
+from benchmarks.machine import status
+
 WIDTH = 512
 SIZES = [(tokens, vocabulary) for vocabulary in (32_768, 152_064) for tokens in (8192, 16_384, 65_536)]
 TRL_COLUMNS = 32_768                    # trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE
@@ -50,11 +52,6 @@ def pytorch(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
 SIDES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "ours": ours, "naive": naive, "trl": trl, "linear_cross_entropy": pytorch,
 }
-
-
-def status(field: str, file: str = "/proc/self/status") -> int:
-    """A line of a /proc file, in bytes."""
-    return next(int(line.split()[1]) * 1024 for line in Path(file).read_text().splitlines() if line.startswith(field))
 
 
 def problem(tokens: int, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:

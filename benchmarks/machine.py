@@ -16,7 +16,7 @@ from pathlib import Path
 QUIET = 0.3                             # 1-minute load above which nothing is measured
 SIZES = (512, 1024, 2048, 4096)         # cubes tried for the peak
 STAMPED = ("torch", "numpy", "transformers", "accelerate", "trl", "peft", "datasets", "tokenizers", "safetensors",
-           "fastapi", "uvicorn", "xllamacpp", "vllm")
+           "fastapi", "uvicorn", "bm25s", "xllamacpp", "vllm")
 
 
 def peak(dtype: str, *, sizes: tuple[int, ...] = SIZES, seconds: float = 0.3) -> float:
@@ -51,6 +51,11 @@ def bandwidth(size: int, *, seconds: float = 0.3) -> tuple[float, float]:
         best.append(max(tries))
     copied, read = best
     return copied, max(2 * copied, read)
+
+
+def status(field: str, file: str = "/proc/self/status") -> int:
+    """A line of a /proc file, in bytes."""
+    return next(int(line.split()[1]) * 1024 for line in Path(file).read_text().splitlines() if line.startswith(field))
 
 
 def load() -> float:

@@ -15,9 +15,7 @@ from pathlib import Path
 
 from benchmarks.harness import WARMUP
 from benchmarks.machine import peak
-
-RATE = 1e-4             # learning rate after the warm-up, which these few steps never reach the end of
-DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+from benchmarks.trainers import DTYPES, RATE, settings, watched
 
 
 def rows(spec: dict, vocabulary: int) -> list[list[list[int]]]:
@@ -61,8 +59,8 @@ def ours(spec: dict) -> dict:
         weights[:, -1] = 0                                      # the Trainer has no target there
         return [Batch(full.ids, full.targets, weights.flatten(), full.positions, full.segments, float(weights.sum()))]
 
-    settings = OptimizerConfig(lr=RATE, schedule="constant", warmup=0, weight_decay=0.1, beta2=0.95)
-    state = fresh(model, settings, steps=spec["steps"])
+    optimizer = OptimizerConfig(lr=RATE, schedule="constant", warmup=0, weight_decay=0.1, beta2=0.95)
+    state = fresh(model, optimizer, steps=spec["steps"])
     ends, losses, norms = [], [], []
 
     def watch(state: State, report: Report) -> None:
@@ -80,41 +78,15 @@ def trainer(spec: dict) -> dict:
     import tempfile
 
     import torch
-    from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+    from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
     model = AutoModelForCausalLM.from_pretrained(spec["folder"], dtype=torch.float32)
     data = [{"input_ids": row, "labels": row} for step in rows(spec, model.config.vocab_size) for row in step]
-    ends, losses, norms = [], [], []
-
-    class Watch(TrainerCallback):
-        def on_step_end(self, args, state, control, **_):                                # noqa: ANN001
-            ends.append(time.perf_counter())
-
-        def on_log(self, args, state, control, logs=None, **_):                          # noqa: ANN001
-            norms.extend([logs["grad_norm"]] if "grad_norm" in logs else [])
-
-    class Recording(Trainer):
-        def training_step(self, *given, **named):                                        # noqa: ANN002, ANN003
-            loss = super().training_step(*given, **named)
-            losses.append(float(loss))
-            return loss
-
-        def get_train_dataloader(self):                                                  # in order, as ours
-            self._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(self.train_dataset)
-            return super().get_train_dataloader()
-
-    quiet = {"logging_strategy": "no", "gradient_checkpointing": False, "optim": "adamw_torch_fused",
-             "dataloader_num_workers": spec["workers"], "dataloader_persistent_workers": spec["workers"] > 0}
+    recording, watch, seen = watched(Trainer)
     with tempfile.TemporaryDirectory() as folder:
-        settings = TrainingArguments(
-            folder, per_device_train_batch_size=spec["rows"], max_steps=spec["steps"], learning_rate=RATE,
-            lr_scheduler_type="constant", weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, use_cpu=True, seed=0,
-            bf16=spec["precision"] == "bf16", save_strategy="no", report_to=[], disable_tqdm=True,
-            **quiet if spec["tuned"] else {}, **{"logging_steps": 1} if spec.get("gate") else {})
-        if spec.get("gate"):
-            settings.logging_strategy = "steps"
-        Recording(model=model, args=settings, train_dataset=data, callbacks=[Watch()]).train()
-    return answer(spec, ends, losses, norms)
+        recording(model=model, args=TrainingArguments(folder, **settings(spec)), train_dataset=data,
+                  callbacks=[watch]).train()
+    return answer(spec, seen["ends"], seen["losses"], seen["grad_norms"])
 
 
 SIDES = {"ours": ours, "trainer": trainer}

@@ -15,10 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.harness import WARMUP
+from benchmarks.trainers import DTYPES, RATE, settings, watched
 
-RATE = 1e-4             # learning rate, constant
 MICRO_TOKENS = 8192     # of our flat micro-batches
-DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 
 
 def examples(spec: dict, vocabulary: int) -> list[tuple[list[int], list[int]]]:
@@ -89,7 +88,7 @@ def steps_of(spec: dict, model: object) -> dict:
         bins = best_fit_decreasing(lengths, max(MICRO_TOKENS, *lengths))
         return [forest([runs[steps[step][i]] for i in group]) for group in bins]
 
-    settings = OptimizerConfig(lr=RATE, schedule="constant", warmup=0, weight_decay=0.1, beta2=0.95)
+    optimizer = OptimizerConfig(lr=RATE, schedule="constant", warmup=0, weight_decay=0.1, beta2=0.95)
     ends, losses, norms = [], [], []
 
     def watch(state: State, report: Report) -> None:
@@ -97,7 +96,7 @@ def steps_of(spec: dict, model: object) -> dict:
         losses.append(report.metrics["loss"])
         norms.append(report.grad_norm)
 
-    fit(fresh(model, settings, steps=len(steps)), stream, partial(causal_lm, entropy=True), (watch,))
+    fit(fresh(model, optimizer, steps=len(steps)), stream, partial(causal_lm, entropy=True), (watch,))
     return answer(spec, ends, losses, norms)
 
 
@@ -142,7 +141,7 @@ def trl(spec: dict) -> dict:
     import torch
     from datasets import Dataset
     from tokenizers import Tokenizer, models
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
     from trl import SFTConfig, SFTTrainer
 
     model = AutoModelForCausalLM.from_pretrained(spec["folder"], dtype=torch.float32)
@@ -154,34 +153,13 @@ def trl(spec: dict) -> dict:
     rows = [found[i] for step in order(spec) for i in step]
     data = Dataset.from_dict({"input_ids": [prompt + said for prompt, said in rows],
                               "labels": [[-100] * len(prompt) + said for prompt, said in rows]})
-    ends, losses, norms = [], [], []
-
-    class Watch(TrainerCallback):
-        def on_step_end(self, args, state, control, **_):                                # noqa: ANN001
-            ends.append(time.perf_counter())
-
-        def on_log(self, args, state, control, logs=None, **_):                          # noqa: ANN001
-            norms.extend([logs["grad_norm"]] if "grad_norm" in logs else [])
-
-    class Recording(SFTTrainer):
-        def training_step(self, *given, **named):                                        # noqa: ANN002, ANN003
-            loss = super().training_step(*given, **named)
-            losses.append(float(loss))
-            return loss
-
-    quiet = {"logging_strategy": "no", "gradient_checkpointing": False, "optim": "adamw_torch_fused",
-             "dataloader_num_workers": spec["workers"], "dataloader_persistent_workers": spec["workers"] > 0}
-    logged = {"logging_strategy": "steps", "logging_steps": 1} if spec.get("gate") else {}
+    recording, watch, seen = watched(SFTTrainer)
     with tempfile.TemporaryDirectory() as folder:
-        settings = SFTConfig(
-            folder, per_device_train_batch_size=spec["rows"], num_train_epochs=1, learning_rate=RATE,
-            lr_scheduler_type="constant", weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, use_cpu=True, seed=0,
-            bf16=spec["precision"] == "bf16", save_strategy="no", report_to=[], disable_tqdm=True, max_length=None,
-            train_sampling_strategy="sequential", **(quiet if spec["tuned"] else {}) | logged)
         blank = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0}, "<pad>")),
                                         pad_token="<pad>", eos_token="<pad>")     # ids are given; it knows the padding
-        Recording(model=model, args=settings, train_dataset=data, processing_class=blank, callbacks=[Watch()]).train()
-    return answer(spec, ends, losses, norms)
+        recording(model=model, args=SFTConfig(folder, max_length=None, **settings(spec)), train_dataset=data,
+                  processing_class=blank, callbacks=[watch]).train()
+    return answer(spec, seen["ends"], seen["losses"], seen["grad_norms"])
 
 
 SIDES: dict[str, Callable[[dict], dict]] = {"ours": ours, "borrowed": borrowed, "trl": trl}

@@ -11,28 +11,22 @@ and keeps all its columns.  A completion is {"text", "finish", "logp"}: "stop" o
 own log-probabilities, end token included; with a score where they are ranked, best first.
 
 Row r draws with a seed that is a function of (seed, r), so a completion does not depend on what else was under way, nor
-on where an earlier run was stopped.  Whole lines are appended to `.OUT.part`, which gets its name when all rows are
-there; `.OUT.json` says what they are made from.  The same command again goes on behind the last whole line, and ends
-with the bytes of a run that was never stopped.
+on where an earlier run was stopped: `row_files.py` has what goes on after a kill.
 """
 
-import fcntl
 import json
 import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
 
 from bloomery import __version__
-from bloomery.core.artifacts import file_hash, fingerprint, sync_folder, tree_hash, write_atomic
-from bloomery.core.config import differences
-from bloomery.core.errors import BloomeryError, ConfigError, InputError, Preempted
-from bloomery.core.files import Quarantine, rows
+from bloomery.core.artifacts import tree_hash
+from bloomery.core.errors import BloomeryError, Preempted
 from bloomery.core.metrics import duration, progress, say
 from bloomery.core.records import Message
 from bloomery.data.formats import messages
@@ -41,12 +35,11 @@ from bloomery.generate.best_of import kl_bound, ranking
 from bloomery.generate.determinism import self_test
 from bloomery.generate.request import Completion, Ticket
 from bloomery.generate.scoring import Ensemble, Reward, RewardModel
-from bloomery.model.hub import MODEL_FILES
+from bloomery.row_files import begun, continued, model_hash, read_all
 from bloomery.speaker import Speaker
 from bloomery.train.hooks import stop_signal
 
 COMPLETIONS = "completions"
-SHOWN = 5                       # bad rows that an error names
 SHORTEST = 64                   # tokens of a cache, at least: the engine's trial needs a few
 SYNC_SECONDS = 5.0              # of work that a power failure may cost; a killed process loses no line it wrote
 
@@ -69,64 +62,33 @@ def complete_file(model: Path, prompts: Path, out: Path, options: GenerateOption
     about = {"version": __version__, "model": model_hash(model), "prompts": tree_hash(prompts),
              "rewards": [model_hash(Path(name)) for name in options.reward],
              "options": options.model_dump(mode="json", exclude={"reward"})}
-    with claimed(out) as part:
-        if belongs(out, part, about):
-            say(f"{out} is already done")
-            return {"out": str(out), "rows": count_lines(out), "done_before": count_lines(out)}
+
+    def work(part: BinaryIO) -> dict:
         speaker = Speaker(model, precision=options.precision)
         asked = read_prompts(prompts, speaker, options)
         rank = rewards(options) if options.reward else None
-        write_atomic(beside(out, ".json"), json.dumps(about, indent=1))
-        begin = keep_whole_lines(part, asked)
-        if begin:
-            say(f"goes on after {begin} of {len(asked)} rows")
+        begin = begun(out, part, about, [prompt.row for prompt in asked], COMPLETIONS)
         with stop_signal.caught():
             found = write_all(part, speaker, asked, begin, options, rank)
-        os.replace(beside(out, ".part"), out)
-        sync_folder(out.parent)
-    if options.is_ranked:
-        found["kl_bound"] = kl_bound(options.drawn)
-        say(f"best of {options.drawn}: {found['kl_bound']:.3f} nats of KL to the model at most")
-    return {"out": str(out), "rows": len(asked), "done_before": begin, **found}
+        if options.is_ranked:
+            found["kl_bound"] = kl_bound(options.drawn)
+            say(f"best of {options.drawn}: {found['kl_bound']:.3f} nats of KL to the model at most")
+        return {"rows": len(asked), "done_before": begin, **found}
 
-
-def model_hash(folder: Path) -> str:
-    """What a model's folder holds, without checkpoints of the training that may still be in it."""
-    return fingerprint({path.name: file_hash(path) for pattern in MODEL_FILES for path in folder.glob(pattern)})
+    return continued(out, about, work)
 
 
 # --- the file of prompts ------------------------------------------------------------------------------------------
 
 def read_prompts(path: Path, speaker: Speaker, options: GenerateOptions) -> list[Prompt]:
     """Every row as ids; one `InputError` for all that cannot be used, before any is."""
-    quarantine, found = Quarantine(), []
-    for row, where in rows(path, quarantine):
-        try:
-            prompt = prompt_of(row, speaker, options)
-        except InputError as error:
-            prompt = error.what
-        if isinstance(prompt, str):
-            quarantine.add(where, prompt)
-        else:
-            found.append(prompt)
-    if len(quarantine):
-        named = "; ".join(f"{entry['where']}: {entry['why']}" for entry in quarantine.entries[:SHOWN])
-        more = f"; and {len(quarantine) - SHOWN} more" if len(quarantine) > SHOWN else ""
-        raise InputError(f"{len(quarantine)} of {len(quarantine) + len(found)} rows cannot be used", where=str(path),
-                         why=named + more, hint="mend or remove these rows; nothing was generated")
-    if not found:
-        raise InputError("there is no prompt", where=str(path), why="it has no rows")
-    return found
+    return read_all(path, lambda row, where: prompt_of(row, speaker, options), what="prompt")
 
 
 def prompt_of(row: dict, speaker: Speaker, options: GenerateOptions) -> Prompt | str:
     """One row as ids; a string says why not."""
     if COMPLETIONS in row:
         return f"it already has a column {COMPLETIONS}"
-    try:
-        json.dumps(row, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        return f"JSON cannot hold it: {error}"
     if row.get("ids") is not None:
         prompt = Prompt(row, row["ids"])
     elif speaker.renderer is None:
@@ -169,70 +131,7 @@ def misfit(prompt: Prompt, speaker: Speaker, options: GenerateOptions) -> str:
     return "a reward model reads a dialogue, not ids or plain text" if options.reward and not prompt.turns else ""
 
 
-# --- the file of completions --------------------------------------------------------------------------------------
-
-def beside(out: Path, end: str) -> Path:
-    """A hidden file of ours beside the output: whoever reads the folder as data does not see it."""
-    return out.with_name(f".{out.name}{end}")
-
-
-@contextmanager
-def claimed(out: Path) -> Iterator[BinaryIO]:
-    """The unfinished file, held by this process alone; an empty one does not stay behind."""
-    if not out.parent.is_dir() or out.is_dir():
-        raise InputError("cannot write there", where=str(out), hint="give a file name in a folder that exists")
-    path = beside(out, ".part")
-    with open(path, "ab+") as part:
-        try:
-            fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BloomeryError("another run is writing this file", where=str(out),
-                                hint="wait for it, or end it") from None
-        try:
-            yield part
-        finally:
-            if path.exists() and not path.stat().st_size:
-                path.unlink()
-
-
-def belongs(out: Path, part: BinaryIO, about: dict) -> bool:
-    """Whether `out` is already done; `ConfigError` if it, or what there is of it, was made from something else."""
-    begun = part.seek(0, os.SEEK_END) > 0
-    if not (out.exists() or begun):
-        return False
-    path = beside(out, ".json")
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    if before == about:
-        return out.exists()
-    changes = differences(before, about) if before else {}
-    why = "; ".join(f"{name.removeprefix('options.')}: {json.dumps(old)} -> {json.dumps(new)}"
-                    for name, (old, new) in changes.items())
-    raise ConfigError("the output was made with other options" if before else "the output exists already",
-                      where=str(out), why=why or "it was not written by this command",
-                      hint="choose another file, or remove " + str(out if out.exists() else beside(out, ".part")))
-
-
-def keep_whole_lines(part: BinaryIO, asked: list[Prompt]) -> int:
-    """How many rows an earlier run has finished; what a stop left behind them is cut off."""
-    part.seek(0)
-    done = size = 0
-    for line, prompt in zip(part, asked, strict=False):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        if not line.endswith(b"\n") or row.pop(COMPLETIONS, None) is None or row != prompt.row:
-            break
-        done, size = done + 1, size + len(line)
-    part.truncate(size)
-    part.seek(size)
-    return done
-
-
-def count_lines(path: Path) -> int:
-    with open(path, "rb") as file:
-        return sum(1 for _ in file)
-
+# --- completions --------------------------------------------------------------------------------------------------
 
 def write_all(part: BinaryIO, speaker: Speaker, asked: list[Prompt], begin: int, options: GenerateOptions,
               reward: Reward | None) -> dict:
@@ -258,8 +157,6 @@ def write_all(part: BinaryIO, speaker: Speaker, asked: list[Prompt], begin: int,
     say(f"{tokens} tokens in {duration(seconds)}")
     return {"generated_tokens": tokens, "finish": dict(sorted(ends.items())), "seconds": round(seconds, 3)}
 
-
-# --- completions --------------------------------------------------------------------------------------------------
 
 def row_seed(seed: int, row: int) -> int:
     """The seed of one row: 63 bits of a hash, so that neighbouring rows and seeds have nothing in common."""

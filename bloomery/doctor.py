@@ -13,8 +13,9 @@ from bloomery import __version__
 from bloomery.train.precision import matmul_rate
 
 EXTRAS = {"report": ("plotly",), "serve": ("fastapi", "uvicorn"), "hub": ("huggingface_hub",),
-          "curate": ("numba", "xxhash", "zstandard"), "ray": ("ray",), "vllm": ("vllm",),
-          "track": ("tensorboard", "wandb", "trackio"), "test": ("pytest", "hypothesis", "ruff", "transformers")}
+          "text": ("scipy", "sacrebleu"), "curate": ("numba", "xxhash", "zstandard"), "ray": ("ray",),
+          "vllm": ("vllm",), "track": ("tensorboard", "wandb", "trackio"),
+          "test": ("pytest", "hypothesis", "ruff", "transformers")}
 
 
 def examine(folder: Path = Path()) -> list[tuple[str, str, str]]:

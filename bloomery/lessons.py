@@ -20,7 +20,7 @@ from bloomery.data.batch import Batch
 from bloomery.data.formats import conversations, preferences
 from bloomery.instruct.examples import by_split, packed, rendered_runs
 from bloomery.instruct.run import Config
-from bloomery.model.store import load_config
+from bloomery.model.store import is_model, load_config
 from bloomery.text.chat import Renderer
 
 EXAMPLES, MICRO_TOKENS = (Config.model_fields[name].default for name in ("examples", "micro_tokens"))
@@ -33,7 +33,7 @@ def has_colour(out: Console) -> bool:
 
 
 def context_of(folder: Path) -> int:
-    return load_config(folder).context if (Path(folder) / "config.json").is_file() else UNLIMITED
+    return load_config(folder).context if is_model(folder) else UNLIMITED
 
 
 def show_batch(data: str, renderer: Renderer, out: Console, *, context: int, count: int, examples: int | None = None,

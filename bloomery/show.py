@@ -15,9 +15,10 @@ from bloomery.core.artifacts import file_names, is_done, open_artifact
 from bloomery.core.config import nearest
 from bloomery.core.errors import InputError
 from bloomery.core.files import Quarantine, rows
-from bloomery.core.records import Conversation, Message, Preference, Problem, Rating
+from bloomery.core.records import Conversation, Message, Preference, Problem, Ranking, Rating
 from bloomery.data import formats
 from bloomery.lessons import context_of, dialogue, pair_text, show_batch, show_pairs
+from bloomery.losses.preference import UNPAIRED
 from bloomery.model.hub import located
 from bloomery.recipe import resolve
 from bloomery.stages import STAGES
@@ -102,6 +103,9 @@ def lesson_of_conversations(config: dict, renderer: Renderer, out: Console, coun
 
 
 def lesson_of_pairs(config: dict, renderer: Renderer, out: Console, count: int) -> None:
+    if config.get("loss") in UNPAIRED:                          # rated answers, or pairs that are read as such
+        show_rows(formats.inside(config["data"], "ratings.jsonl"), out, count, None)
+        return
     show_pairs(config["data"], renderer, out, count=count, columns=config.get("columns", {}))
 
 
@@ -167,6 +171,10 @@ def show_rows(path: Path, out: Console, count: int, tokenizer: Path | None, temp
         elif isinstance(record, Rating):
             out.print(dialogue((*record.prompt, Message("assistant", record.completion))))
             out.print(Text("wanted" if record.desirable else "not wanted", style="bold"))
+        elif isinstance(record, Ranking):
+            out.print(dialogue(record.prompt))
+            for rank, answer in sorted(zip(record.ranks, record.answers, strict=True)):
+                out.print(Text(f"{rank}  {answer}"))
         elif isinstance(record, Problem):
             out.print(dialogue(record.prompt))
             out.print(Text(f"answer  {record.answer or 'none'}", style="bold"))

@@ -1,6 +1,7 @@
 """What all tests share: one thread, and no deadlines that a busy machine would miss."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
+pytest_plugins = ["tests.browsing"]
+
 LOADED = ("MKL_CBWR", "GOMP_SPINCOUNT")             # read when torch is loaded; commands that decode set them
 AT_FIRST = {name: os.environ.get(name) for name in LOADED}
 
@@ -24,3 +27,12 @@ def loaded_alike():
     yield
     for name, value in AT_FIRST.items():
         os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture
+def handlers():
+    """A stage puts in signal handlers of its own; the test process gets its own back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

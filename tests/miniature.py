@@ -27,6 +27,7 @@ QUICKSTART = (                          # the stages of recipes/quickstart.toml,
     "base.model.depth=1", "base.model.width=64", "base.model.context=256", "base.save_every=2",
     "questions.expressions=60", "questions.max_objects=120",
     "sft.steps=4", "sft.examples=4", "sft.validation_examples=8", "sft.precision=fp32", "sft.save_every=2",
+    "reward.steps=4", "reward.pairs=4", "reward.validation_pairs=8", "reward.precision=fp32", "reward.save_every=2",
     "dpo.steps=4", "dpo.pairs=4", "dpo.validation_pairs=8", "dpo.precision=fp32", "dpo.save_every=2",
     "evaluate.examples=12", "evaluate.generated=6", "evaluate.max_tokens=8", "evaluate.precision=fp32",
 )

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from bloomery.align.pairs import render_pairs
+from bloomery.align.preference import LearnConfig, learn
+from bloomery.align.reference import score_pairs
 from bloomery.core.files import Quarantine
+from bloomery.core.metrics import read_metrics
 from bloomery.core.records import Message
 from bloomery.data.batch import forest, sequence
-from bloomery.data.formats import conversations
+from bloomery.data.formats import conversations, preferences
 from bloomery.data.stream import samples
 from bloomery.generate.decode import complete
 from bloomery.model.adapt import AdaptConfig, adapt
@@ -24,7 +28,7 @@ from bloomery.train.loop import fit as train
 from bloomery.train.objective import causal_lm
 from bloomery.train.optim import OptimizerConfig
 from bloomery.train.state import fresh
-from examples import sft_flat
+from examples import dpo_flat, sft_flat
 from tests.miniature import write_rows
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +45,10 @@ def room(tmp_path_factory) -> Path:                                             
     tokenizer.save(place / "base", context=64, chat_template=TEMPLATES["chatml"].jinja())
     write_rows(place / "chat.jsonl", [{"prompt": f"what goes with {word}?", "completion": f"{word} {answer}"} for
                                       word, answer in zip(ASKED, ["fire", "grass", "sky", "ball", "box"], strict=True)])
+    write_rows(place / "pairs.jsonl", [{"prompt": f"what goes with {word}?", "chosen": f"{word} {answer}",
+                                        "rejected": f"{word} {wrong}"} for word, answer, wrong in
+                                       zip(ASKED, ["fire", "grass", "sky", "ball", "box"],
+                                           ["sky and ball", "fire", "box", "grass", "fire"], strict=True)])
     return place
 
 
@@ -91,5 +99,42 @@ def test_nothing_to_train_on_is_said(room, tmp_path):
         sft_flat.main(room / "base", str(tmp_path / "long.jsonl"), tmp_path / "out", precision="fp32")
 
 
-def test_it_fits_on_two_screens():
-    assert len((ROOT / "examples" / "sft_flat.py").read_text().splitlines()) <= 120
+# --- preferences --------------------------------------------------------------------------------------------------
+
+def test_preferring_as_a_program_makes_the_better_answers_likelier(room, tmp_path):
+    done = subprocess.run([sys.executable, "examples/dpo_flat.py", room / "base", room / "pairs.jsonl", tmp_path / "a",
+                           "steps=12", "pairs=5", "lr=1e-3", "precision=fp32"], cwd=ROOT,
+                          env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "5 pairs; 0 dropped" in done.stderr and "step 12/12" in done.stderr
+    pairs, _ = rendered_pairs(room)
+    before, after = (score_pairs(load_model(folder), pairs, 8192) for folder in (room / "base", tmp_path / "a"))
+    assert (after - before).diff(dim=1).lt(0).all()             # of every pair the margin has grown
+
+
+@pytest.mark.parametrize("nll", [0.0, 0.5])
+def test_preferring_takes_the_steps_of_the_stage_whatever_the_micro_batches(room, nll, tmp_path):
+    ours = [dpo_flat.main(room / "base", str(room / "pairs.jsonl"), tmp_path / "a", steps=5, pairs=3, nll=nll, lr=1e-3,
+                          precision="fp32", micro_tokens=tokens) for tokens in (8192, 24)]
+    config = LearnConfig(model=str(room / "base"), steps=5, pairs=3, nll=nll, precision="fp32",
+                         optimizer=OptimizerConfig(lr=1e-3))
+    learn(load_model(room / "base"), None, rendered_pairs(room)[0], config, tmp_path)
+    stage = [row["loss"] for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row]
+    assert len(stage) == 5 and ours[0] == pytest.approx(stage, rel=1e-4)
+    assert ours[1] == pytest.approx(ours[0], rel=1e-4) and ours[0][-1] < ours[0][0]
+
+
+def rendered_pairs(room: Path) -> tuple:
+    return render_pairs(preferences(str(room / "pairs.jsonl"), Quarantine()), load_renderer(room / "base"), 64,
+                        where="pairs")
+
+
+def test_no_pairs_to_learn_from_is_said(room, tmp_path):
+    write_rows(tmp_path / "long.jsonl", [{"prompt": "red " * 99, "chosen": "fire", "rejected": "box"}])
+    with pytest.raises(SystemExit, match="nothing to learn in 1 pairs"):
+        dpo_flat.main(room / "base", str(tmp_path / "long.jsonl"), tmp_path / "out", precision="fp32")
+
+
+@pytest.mark.parametrize("name", ["sft_flat", "dpo_flat"])
+def test_it_fits_on_two_screens(name):
+    assert len((ROOT / "examples" / f"{name}.py").read_text().splitlines()) <= 120

@@ -24,6 +24,7 @@ from bloomery.model.config import ModelConfig
 from bloomery.model.scalar import ScalarModel, save_scalar
 from bloomery.model.store import load_model, save_model
 from bloomery.model.transformer import Transformer
+from bloomery.row_files import claimed
 from bloomery.speaker import Speaker
 from bloomery.text.chat import Renderer
 from bloomery.text.templates import TEMPLATES
@@ -132,7 +133,7 @@ def test_bad_rows_are_one_error_before_any_work(generate):
         '{"prompt": "fine"}', '{"prompt": 3}', "{broken", '{"text": "no question"}', '{"prompt": "  "}',
         '{"ids": [1, 999]}', json.dumps({"prompt": "long " * CONTEXT}), '{"prompt": "a", "completions": []}']))
     _, err = generate(Path("bad.jsonl"), code=1)
-    assert "error: 7 of 8 rows cannot be used" in err and "nothing was generated" in err and "and 2 more" in err
+    assert "error: 7 of 8 rows cannot be used" in err and "nothing was written" in err and "and 2 more" in err
     for place in ("bad.jsonl:2: prompt: not a list of messages", "bad.jsonl:3: invalid JSON",
                   "bad.jsonl:4: no column ids, messages or prompt", "bad.jsonl:5: an empty message"):
         assert place in err
@@ -297,7 +298,7 @@ def test_run_again_when_done_or_with_other_options(generate):
 
 
 def test_two_at_once(generate, tmp_path):
-    with completions.claimed(Path("out.jsonl")):
+    with claimed(Path("out.jsonl")):
         assert "another run is writing this file" in generate(QUESTIONS, code=1)[1]
     with lock(tmp_path):
         assert len(generate(QUESTIONS[:1], *DRAWN)[0]) == 1 and not Path(".out.jsonl.part").exists()

@@ -11,10 +11,9 @@ import csv
 import json
 import os
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -23,12 +22,11 @@ from pyarrow import parquet
 
 from bloomery.core.artifacts import sync_folder, write_atomic
 from bloomery.core.errors import InputError
+from bloomery.core.unpacking import chunks
 
 Row = tuple[dict, str]
 
-CHUNK = 1 << 16                     # bytes of compressed input at a time
 MAX_RECORD = 1 << 24                # bytes of one CSV record; beyond it a quote was surely never closed
-GZIP_HEADER = re.compile(rb"\x1f\x8b\x08[\x00-\x1f]")                                   # RFC 1952, deflate only
 SURROGATE = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
 NAME = re.compile(r"[A-Za-z_][\w .-]{0,40}", re.ASCII)            # of a column, as a header line has them
 DATASETS_METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
@@ -111,7 +109,7 @@ def data_files(path: str | Path, quarantine: Quarantine) -> list[Path]:
 def byte_lines(path: Path, quarantine: Quarantine) -> Iterator[tuple[bytes, str]]:
     """The lines of a plain or packed file with their places. A line that damage cut off is set aside."""
     number, pieces = 1, []
-    for chunk in chunks(path, quarantine):
+    for chunk in chunks(path, quarantine.add):
         if chunk is None:
             if any(pieces):
                 quarantine.add(f"{path}:{number}", "line cut off by damage", b"".join(pieces))
@@ -124,87 +122,6 @@ def byte_lines(path: Path, quarantine: Quarantine) -> Iterator[tuple[bytes, str]
             pieces, number = [line], number + 1
     if any(pieces):
         yield b"".join(pieces), f"{path}:{number}"
-
-
-def chunks(path: Path, quarantine: Quarantine) -> Iterator[bytes | None]:
-    """The bytes of a file, unpacked; None where damage broke the flow."""
-    return {".gz": gzip_chunks, ".zst": zstd_chunks}.get(path.suffix.lower(), plain_chunks)(path, quarantine)
-
-
-def plain_chunks(path: Path, quarantine: Quarantine) -> Iterator[bytes]:
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            yield chunk
-
-
-def zstd_chunks(path: Path, quarantine: Quarantine) -> Iterator[bytes | None]:
-    """The unpacked bytes of all frames of a Zstandard file, up to the first damage: frames cannot be looked for."""
-    with pa.OSFile(str(path)) as file, pa.CompressedInputStream(file, "zstd") as stream:
-        try:
-            while chunk := stream.read(CHUNK):
-                yield chunk
-        except OSError as error:
-            yield None
-            quarantine.add(str(path), f"damaged Zstandard file: {error}; what follows is lost")
-
-
-def gzip_chunks(path: Path, quarantine: Quarantine) -> Iterator[bytes | None]:
-    """The decompressed bytes of all members of a gzip file; None where damage broke the flow.
-
-    After damage we go on at the next member header, looked for from one chunk before the place where it was noticed:
-    inflating garbage fails within a few hundred bytes, so a header is rarely further back.
-    """
-    with open(path, "rb") as file:
-        start = 0                                           # where the current member begins
-        while start is not None:
-            file.seek(start)
-            inflate, taken, damage = zlib.decompressobj(wbits=31), start, ""
-            while not inflate.eof and not damage:
-                chunk = file.read(CHUNK)
-                taken += len(chunk)
-                if not chunk:
-                    damage = "truncated gzip member: no end"
-                    break
-                before = inflate.copy()
-                try:
-                    yield inflate.decompress(chunk)
-                except zlib.error as error:
-                    damage = f"damaged gzip member: {error}"
-                    yield inflate_sound_part(before, chunk)
-            end = taken - len(inflate.unused_data)
-            if damage:
-                yield None
-                quarantine.add(str(path), f"{damage} in the member that begins at byte {start}")
-                start = next_member(file, max(start + 1, taken - 2 * CHUNK))
-            else:
-                start = next_member(file, end)
-                if padding_is_strange(file, end, start):
-                    quarantine.add(str(path), f"bytes between gzip members: at byte {end}")
-
-
-def inflate_sound_part(inflate, chunk: bytes) -> bytes:
-    """What a chunk gives before it fails: zlib throws a whole call's output away, so byte by byte."""
-    pieces = []
-    with suppress(zlib.error):
-        pieces.extend(inflate.decompress(chunk[i:i + 1]) for i in range(len(chunk)))
-    return b"".join(pieces)
-
-
-def next_member(file, position: int) -> int | None:
-    """The offset of the first gzip header at or after `position`, or None."""
-    file.seek(position)
-    tail = b""
-    while chunk := file.read(CHUNK):
-        if found := GZIP_HEADER.search(tail + chunk):
-            return position - len(tail) + found.start()
-        tail, position = (tail + chunk)[-3:], position + len(chunk)
-    return None
-
-
-def padding_is_strange(file, end: int, start: int | None) -> bool:
-    """Whether anything but zeros (tape padding) lies between two members; at most one chunk is looked at."""
-    file.seek(end)
-    return bool(file.read(CHUNK if start is None else min(CHUNK, start - end)).strip(b"\0"))
 
 
 def decode(line: bytes) -> str:

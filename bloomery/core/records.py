@@ -1,8 +1,9 @@
 """The records everything else is made of. Read this file first.
 
 A `Document` is raw text.  A `Conversation` is what an assistant is taught with, a `Preference` what it is corrected
-with, a `Rating` the same without a pair, a `Problem` what it is tested or rewarded on.  They are plain values: how
-they are read from files is `data/formats.py`, how they become token ids is `text/chat.py`.
+with, a `Ranking` several answers in their order, a `Rating` one without a pair, a `Problem` what it is tested or
+rewarded on.  They are plain values: how they are read from files is `data/formats.py`, how they become token ids is
+`text/chat.py`.
 """
 
 import json
@@ -64,11 +65,27 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two answers to one prompt, the better one first. `kind` groups metrics."""
+    """Two answers to one prompt, the better one first. `kind` groups metrics.
+
+    `margin` is by how much it is better (None: nobody said), `share` the share of votes it got.
+    """
 
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
+    kind: str = ""
+    id: str = ""
+    margin: float | None = None
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Answers to one prompt and the rank of each, 1 being best; equal ranks are ties. `kind` groups metrics."""
+
+    prompt: tuple[Message, ...]
+    answers: tuple[str, ...]
+    ranks: tuple[int, ...]
     kind: str = ""
     id: str = ""
 

@@ -151,6 +151,9 @@ FORMATS = {
         Format("implicit-prompt preference", ("chosen", "rejected"), also=ASIDE),
         Format("ShareGPT preference", ("conversations", "chosen", "rejected"), turns_of("conversations"), ASIDE),
         Format("Alpaca preference", ("instruction", "chosen", "rejected"), instruction(), INSTRUCTION)),
+    "rankings": (
+        Format("ranking", ("prompt", "answers", "ranks"), exchange("prompt"), ASIDE),
+        Format("scored answers", ("prompt", "answers", "scores"), exchange("prompt"), ASIDE)),
     "ratings": tuple(Format(f"{form.name}-and-{label}", (*form.needs, label), form.dialogue, form.also)
                      for form, label in product(DIALOGUES, ("label", "kto_tag"))),
     "problems": (
@@ -158,11 +161,12 @@ FORMATS = {
         Format("verl", ("data_source", "prompt", "reward_model"), exchange("prompt"), ASIDE),
         Format("RLVR", ("messages", "ground_truth"), turns_of("messages"), ASIDE)),
     "step ratings": (Format("stepwise", ("prompt", "completions", "labels")),)}
-CARRIED = ("task", "kind", "id", "weight", "split", "source", "tools")
+CARRIED = ("task", "kind", "id", "weight", "split", "source", "tools", "margin", "share", "votes")
 COLUMNS = {name for forms in FORMATS.values() for form in forms for name in (*form.needs, *form.also)} | {
     *CARRIED, "ground_truth", "solution", "answer"}
-READ_BY = {"step ratings": "a process reward model", "preferences": "dpo and its kin", "ratings": "kto",
-           "conversations": "sft", "documents": "curate, tokenizer and shards", "problems": "grpo and its kin"}
+READ_BY = {"step ratings": "a process reward model", "preferences": "reward, dpo and its kin", "ratings": "kto",
+           "rankings": "reward", "conversations": "sft", "documents": "curate, tokenizer and shards",
+           "problems": "grpo and its kin"}
 SYNONYMS = {"prompt": {"question", "query", "problem", "request", "instruction", "input"},
             "completion": {"answer", "response", "reply", "output", "target", "solution", "code"},
             "messages": {"dialogue", "dialog", "conversation", "chat"}, "text": {"content", "document", "body"},

@@ -1,21 +1,23 @@
-"""From rows to records and back: documents, conversations, preferences, ratings and problems out of any file.
+"""From rows to records and back: documents, conversations, preferences, rankings, ratings and problems of any file.
 
 Which format a row is in is told by its columns (`data/detect.py` has them all); how other tools write turns is
 `data/dialects.py`.  Chosen and rejected may be whole dialogues: the last turn is the answer, those before it are the
 prompt.  A row that cannot be used is quarantined with its reason; a file of which none can be used is an error that
 says what it holds, what is expected, and the option that maps the columns.  Beside a format's own columns a row may
-have `task` (of preferences `kind`), `id`, `weight`, `split`, `source` and `tools`.
+have `task` (of preferences `kind`), `id`, `weight`, `split`, `source` and `tools`; preferences also `margin`, and as
+soft labels `share` or `votes`.
 """
 
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
 from bloomery.core.errors import InputError
 from bloomery.core.files import Quarantine, rows
-from bloomery.core.records import Conversation, Document, Preference, Problem, Rating, text_id
+from bloomery.core.records import Conversation, Document, Preference, Problem, Ranking, Rating, text_id
 from bloomery.data import stdlib
 from bloomery.data.detect import Detector, Format, candidates
 from bloomery.data.dialects import Turns, first, from_json, joined, messages, weight_of
@@ -50,6 +52,11 @@ def conversations(path: str, quarantine: Quarantine, *, columns: Mapping[str, st
 def preferences(path: str, quarantine: Quarantine, *, columns: Mapping[str, str] = {}) -> list[Preference]:
     """All preferences of a file, a folder, a hub id or a preference output; `columns` maps theirs to ours."""
     return detected(inside(path, "preferences.jsonl"), quarantine, "preferences", columns)
+
+
+def rankings(path: str, quarantine: Quarantine, *, columns: Mapping[str, str] = {}) -> list[Ranking]:
+    """All rankings of a file, a folder or a hub id: several answers to a prompt; `columns` maps theirs to ours."""
+    return detected(inside(path, "rankings.jsonl"), quarantine, "rankings", columns)
 
 
 def ratings(path: str, quarantine: Quarantine, *, columns: Mapping[str, str] = {}) -> list[Rating]:
@@ -117,10 +124,10 @@ def records(path: Path, quarantine: Quarantine, *, parse: Callable[[dict, str], 
 
 # --- rows to records ----------------------------------------------------------------------------------------------
 
-def record(row: dict, where: str) -> Document | Conversation | Preference | Rating | Problem | str:
+def record(row: dict, where: str) -> Document | Conversation | Preference | Ranking | Rating | Problem | str:
     """What a row is, whatever its kind: the first kind that has its columns, else what a conversation lacks."""
     row = {name: value for name, value in row.items() if value is not None}
-    kinds = ("preferences", "ratings", "conversations", "documents", "problems")
+    kinds = ("preferences", "rankings", "ratings", "conversations", "documents", "problems")
     for kind in kinds:
         if found := candidates(kind, frozenset(row)):
             return PARSERS[kind](found[0], row, where)
@@ -178,7 +185,60 @@ def preference(form: Format, row: dict, where: str) -> Preference | str:
         return "empty answer"
     if chosen == rejected:
         return "equal answers"
-    return Preference(prompt, chosen, rejected, str(row.get("kind") or ""), str(row.get("id") or where))
+    margin, share = margin_of(row.get("margin")), share_of(row)
+    if isinstance(margin, str) or isinstance(share, str):
+        return margin if isinstance(margin, str) else share
+    return Preference(prompt, chosen, rejected, str(row.get("kind") or ""), str(row.get("id") or where), margin, share)
+
+
+def margin_of(value: Any) -> float | None | str:
+    """By how much the better answer is better, None where nobody said; a string says what is wrong."""
+    found = weight_of(value)
+    return f"a margin that is not a number from 0 up: {value!r}" if isinstance(found, str) else found
+
+
+def share_of(row: dict) -> float | str:
+    """The share of votes for the chosen answer, from `share` or from `votes` (for the chosen, for the rejected)."""
+    votes = from_json(row.get("votes"))
+    if votes is None:
+        share = weight_of(row.get("share", 1.0))
+        return share if isinstance(share, float) and share <= 1 else f"a share not between 0 and 1: {row['share']!r}"
+    found = [weight_of(count) for count in votes] if isinstance(votes, list) else []
+    if len(found) != 2 or not all(isinstance(count, float) for count in found) or not sum(found):
+        return f"votes that are not two counts, for the chosen and for the rejected answer: {votes!r}"
+    return found[0] / sum(found)
+
+
+def ranking(form: Format, row: dict, where: str) -> Ranking | str:
+    """Answers with their ranks, 1 being best, or with scores, more being better; equal ones are ties."""
+    prompt, answers = form.dialogue(row), from_json(row["answers"])
+    if isinstance(prompt, str):
+        return prompt
+    if not isinstance(answers, list) or len(answers) < 2:
+        return "answers is not a list of two or more"
+    read = [messages(answer, "assistant") for answer in answers]
+    if wrong := next((turns for turns in read if isinstance(turns, str)), None):
+        return wrong
+    if any(len(turns) != 1 or turns[0].role != "assistant" for turns in read):
+        return "an answer is not one turn of the assistant"
+    texts = tuple(turns[0].spoken for turns in read)
+    if not all(text.strip() for text in texts):
+        return "empty answer"
+    told = from_json(row["scores" if form.name == "scored answers" else "ranks"])
+    if not isinstance(told, list) or len(told) != len(texts) or not all(map(finite, told)):
+        return f"not one finite number for each of {len(texts)} answers: {told!r}"
+    keys = [-value for value in told] if form.name == "scored answers" else told
+    ranks = tuple(sorted(set(keys)).index(key) + 1 for key in keys)
+    if max(ranks) == 1:
+        return "all answers are tied"
+    by_text = {text: {rank for other, rank in zip(texts, ranks, strict=True) if other == text} for text in texts}
+    if any(len(found) > 1 for found in by_text.values()):
+        return "equal answers of different rank"
+    return Ranking(prompt, texts, ranks, str(row.get("kind") or ""), str(row.get("id") or where))
+
+
+def finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def rating(form: Format, row: dict, where: str) -> Rating | str:
@@ -246,8 +306,16 @@ def conversation_row(conversation: Conversation) -> dict:
 def preference_row(preference: Preference) -> dict:
     """The row that `preferences` reads back."""
     return {"prompt": message_rows(preference.prompt), "chosen": preference.chosen, "rejected": preference.rejected,
-            "kind": preference.kind, "id": preference.id}
+            "kind": preference.kind, "id": preference.id} | \
+        ({} if preference.margin is None else {"margin": preference.margin}) | \
+        ({} if preference.share == 1.0 else {"share": preference.share})
+
+
+def ranking_row(ranking: Ranking) -> dict:
+    """The row that `rankings` reads back."""
+    return {"prompt": message_rows(ranking.prompt), "answers": list(ranking.answers), "ranks": list(ranking.ranks),
+            "kind": ranking.kind, "id": ranking.id}
 
 
 PARSERS = {"documents": lambda form, row, where: document(row, where), "conversations": conversation,
-           "preferences": preference, "ratings": rating, "problems": problem}
+           "preferences": preference, "rankings": ranking, "ratings": rating, "problems": problem}

@@ -38,7 +38,7 @@ def questions(rows: list[Conversation], renderer: Renderer, context: int, *, whe
         *before, last = row.messages
         if last.role != "assistant" or not before:
             continue
-        prompt, answer = renderer.prompt(tuple(before)), renderer.answer(last.content)
+        prompt, answer = renderer.prompt(tuple(before), tools=row.tools), renderer.answer(last.content)
         if len(prompt) + len(answer) <= context:
             kept.append(Question(prompt, answer, before[-1].content, last.content.strip(), row.task))
     if not kept:

@@ -6,7 +6,9 @@ another, `reward_accuracy` asks whether training moved the chosen answer up more
 log pi/pi_before of the sums, DPO's implicit reward (Rafailov et al. 2023).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +16,12 @@ from torch import Tensor
 from bloomery.core.errors import InputError
 from bloomery.core.records import Preference
 from bloomery.data.likelihood import score_answers
+from bloomery.model.scalar import ScalarModel
 from bloomery.model.transformer import Transformer
 from bloomery.text.chat import Renderer
+
+Ids = list[list[int]]
+Score = Callable[[Any, Ids, list[Ids]], list[list[float]]]      # of a model, prompts and the answers to each
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,8 @@ class PairScores:
     too_long: int
 
 
-def score_pairs(model: Transformer, pairs: list[Preference], renderer: Renderer) -> PairScores:
+def score_pairs(model: Transformer | ScalarModel, pairs: list[Preference], renderer: Renderer, *,
+                score: Score = score_answers) -> PairScores:
     """Scores of the pairs that fit the context; the others are counted. `InputError` when none fits."""
     rendered = [(pair, renderer.prompt(pair.prompt), [renderer.answer(pair.chosen), renderer.answer(pair.rejected)])
                 for pair in pairs]
@@ -39,7 +46,7 @@ def score_pairs(model: Transformer, pairs: list[Preference], renderer: Renderer)
                          why=f"all {len(pairs)} are longer than {model.config.context} tokens")
     kept, prompts, answers = map(list, zip(*fitting, strict=True))
     return PairScores(tuple(pair.id for pair in kept), tuple(pair.kind for pair in kept),
-                      torch.tensor(score_answers(model, prompts, answers)),
+                      torch.tensor(score(model, prompts, answers)),
                       torch.tensor([[len(ids) for ids in both] for both in answers]), len(pairs) - len(kept))
 
 

@@ -21,6 +21,7 @@ from bloomery.core.records import Conversation, unit_hash
 from bloomery.data.formats import conversations, preferences
 from bloomery.data.shards import SPLITS, Shard, open_shard
 from bloomery.data.validation import corpus_bits_per_byte
+from bloomery.evaluate.accuracies import policy_rows, reward_rows, say_rows
 from bloomery.evaluate.compression import (
     compressor_bits_per_byte,
     ngram_bits_per_byte,
@@ -29,6 +30,7 @@ from bloomery.evaluate.compression import (
 )
 from bloomery.evaluate.generative import answer_nll, exact_matches, generated, questions, well_formed
 from bloomery.evaluate.preference import PairScores, preference_metrics, score_pairs
+from bloomery.evaluate.winrate import open_duels
 from bloomery.losses.token import perplexity
 from bloomery.model.store import load_model
 from bloomery.model.transformer import Transformer
@@ -46,6 +48,12 @@ class Config(Settings):
     instructions: Input | None = Field(None, description="held-out conversations: nll and exact match of the answers")
     preferences: Input | None = Field(None, description="held-out preferences: how often the chosen answer is likelier")
     prompts: Input | None = Field(None, description="conversations answered by every model side by side")
+    reward: Input | None = Field(None, description="a reward model: how often it prefers each model's answers to the "
+                                                   "prompts of preferences and instructions to the one before's")
+    reference: str | None = Field(None, description="of models the one that implied rewards are counted from; "
+                                                    "default: of every model the one before it")
+    rewards: dict[str, Input] = Field({}, description="name = reward model, measured on the same preferences")
+    columns: dict[str, str] = Field({}, description="their column = ours, where they differ, in all of these files")
     examples: int = Field(600, gt=0, description="most conversations and pairs looked at, chosen by hash")
     generated: int = Field(240, ge=0, description="of these, how many answers are generated for exact match")
     closed_tasks: list[str] = Field(["which", "parameters", "evaluate"], description="tasks with one right answer")
@@ -71,19 +79,23 @@ class Config(Settings):
 
 def run(config: Config, out: Path) -> dict:
     """Every model on everything that was given; side-by-side answers go to `answers.json`."""
-    if not (config.shards or config.instructions or config.preferences or config.prompts):
-        raise ConfigError("nothing to evaluate on", hint="give shards, instructions, preferences or prompts")
+    raise_contradictions(config)
     compute, why = choose(config.precision)
     say(f"  evaluate: {why}")
     quarantine = Quarantine()
     shard = open_shard(Path(config.shards), "validation") if config.shards else None
-    rows = chosen(conversations(config.instructions, quarantine), config.examples) if config.instructions else []
-    pairs = chosen(preferences(config.preferences, quarantine), config.examples) if config.preferences else []
-    prompts = conversations(config.prompts, quarantine) if config.prompts else []
+    dialogues, preferred = (partial(read, quarantine=quarantine, columns=config.columns)
+                            for read in (conversations, preferences))
+    rows = chosen(dialogues(config.instructions), config.examples) if config.instructions else []
+    pairs = chosen(preferred(config.preferences), config.examples) if config.preferences else []
+    prompts = dialogues(config.prompts) if config.prompts else []
     quarantine.write(out)
+    duels = open_duels(config.reward, rows, pairs, limit=config.generated, max_tokens=config.max_tokens,
+                       compute=compute) if config.reward else None
     measured: dict[str, dict] = {}
+    table: list[dict] = []
     shown: dict[str, dict] = {}
-    scores: PairScores | None = None
+    scores: dict[str, PairScores] = {}
     count = 0
     for name, folder in progress(config.models.items(), name="evaluate, models", total=len(config.models)):
         model, renderer = load_model(Path(folder), compute=compute), load_renderer(Path(folder), config.template)
@@ -98,8 +110,12 @@ def run(config: Config, out: Path) -> dict:
         if rows:
             found |= answered(model, rows, renderer, config)
         if pairs:
-            before, scores = scores, score_pairs(model, pairs, renderer)
-            found |= preference_metrics(scores, before)
+            before = config.reference if config.reference in scores else next(reversed(scores), None)
+            scores[name] = score_pairs(model, pairs, renderer)
+            found |= preference_metrics(scores[name], scores.get(before))
+            table += policy_rows(name, scores[name], before and (before, scores[before]))
+        if duels:
+            found |= duels.answer(name, model, renderer)
         if prompts:
             asked, _ = questions(prompts, renderer, model.config.context, where=config.prompts)
             for q, text in zip(asked, generated(model, asked, renderer, config.max_tokens), strict=True):
@@ -108,8 +124,24 @@ def run(config: Config, out: Path) -> dict:
     if shard and config.yardsticks:
         first = next(iter(config.models))
         measured[first] |= yardsticks(Path(config.shards), load_tokenizer(Path(config.models[first])), config.words)
+    for name, folder in config.rewards.items():
+        table += reward_rows(name, Path(folder), pairs, compute)
+    say_rows(table)
+    write_atomic(out / "accuracies.json", json.dumps(table, indent=1))
     write_atomic(out / "answers.json", json.dumps([*shown.values()], indent=1, ensure_ascii=False))
-    return flat(measured)
+    return flat(measured) | (duels.metrics() if duels else {})
+
+
+def raise_contradictions(config: Config) -> None:
+    """One `ConfigError` for nothing to measure, before any model is opened."""
+    if not (config.shards or config.instructions or config.preferences or config.prompts):
+        raise ConfigError("nothing to evaluate on", hint="give shards, instructions, preferences or prompts")
+    if config.reference and config.reference not in config.models:
+        raise ConfigError(f"{config.reference} is none of the models", where="evaluate.reference",
+                          why=f"they are {', '.join(config.models)}")
+    if config.rewards and not config.preferences:
+        raise ConfigError("reward models have nothing to be measured on", where="evaluate.rewards",
+                          hint="give preferences")
 
 
 def flat(measured: dict[str, dict]) -> dict:

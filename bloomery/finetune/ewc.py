@@ -35,7 +35,7 @@ from bloomery.data.stream import windows
 from bloomery.losses.parallel_ce import linear_logp
 from bloomery.losses.retention import add_squares
 from bloomery.model.forest import Forest
-from bloomery.model.store import load_config, load_model
+from bloomery.model.store import is_model, load_config, load_model
 from bloomery.model.transformer import Transformer
 from bloomery.text.chat import Renderer
 from bloomery.text.tokenizer import load_tokenizer
@@ -49,6 +49,7 @@ class Config(Settings):
 
     model: Input = Field(description="the model that knows what is to be kept, a Hugging Face folder")
     data: Input = Field(description="what it knows: token shards, or conversations of which the answers count")
+    columns: dict[str, str] = Field({}, description="their column = ours, where they differ, for conversations")
     kind: Literal["true", "empirical"] = Field("true", description="tokens drawn from the model, or those of the data")
     examples: int = Field(256, gt=0, description="texts of at most one context, chosen by hash")
     template: str = Field("chatml", description="chat template, for conversations")
@@ -59,7 +60,7 @@ class Config(Settings):
 def forecast(config: Config, planned: dict[str, dict] | None = None) -> dict:
     """One forward and backward pass over the examples, at a full context each."""
     model = (planned or {}).get(config.model, {}).get("model")
-    if model is None and not (Path(config.model) / "config.json").is_file():
+    if model is None and not is_model(Path(config.model)):
         return {}
     model = model or load_config(Path(config.model))
     tokens = config.examples * model.context
@@ -76,8 +77,9 @@ def texts(config: Config, model: Transformer) -> list[Batch]:
             raise InputError("nothing to measure on", where=config.data, why=f"it holds less than {context} tokens")
         return [stream(i)[0] for i in range(min(config.examples, count))]
     renderer = Renderer(load_tokenizer(Path(config.model)), config.template)
-    rows = sorted(conversations(config.data, Quarantine()), key=lambda row: unit_hash(row.id, f"fisher-{config.seed}"))
-    rendered = (renderer.conversation(row.messages) for row in rows)
+    found = conversations(config.data, Quarantine(), columns=config.columns)
+    rows = sorted(found, key=lambda row: unit_hash(row.id, f"fisher-{config.seed}"))
+    rendered = (renderer.conversation(row.messages, tools=row.tools) for row in rows)
     runs = [sequence(r.ids, r.trained) for r in rendered if any(r.trained[1:]) and len(r.ids) <= context + 1]
     if not runs:
         raise InputError("nothing to measure on", where=config.data,

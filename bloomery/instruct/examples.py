@@ -35,7 +35,7 @@ def rendered_runs(data: Sequence[Conversation], renderer: Renderer, context: int
     examples, too_long, truncated = [], 0, 0
     for row, conversation in enumerate(data):
         try:
-            whole = renderer.conversation(conversation.messages)
+            whole = renderer.conversation(conversation.messages, tools=conversation.tools)
             kept = fit(whole, context + 1, truncation)
         except InputError as error:
             raise InputError(error.what, where=f"{where}: {conversation.id}", why=error.why, hint=error.hint) from error

@@ -78,7 +78,7 @@ def side_by_side(models: dict[str, Transformer], rows: Sequence[Conversation], r
     for row in rows:
         *before, last = row.messages
         if before and last.role == "assistant" and len(asked) < count:
-            prompt = renderer.prompt(tuple(before))
+            prompt = renderer.prompt(tuple(before), tools=row.tools)
             if len(prompt) + max_tokens <= context:
                 asked.append((prompt, {"prompt": before[-1].content, "expected": last.content.strip(), "answers": {}}))
     answer = partial(complete, prompts=[prompt for prompt, _ in asked], ends=renderer.ends, max_tokens=max_tokens)

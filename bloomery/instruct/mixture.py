@@ -73,13 +73,15 @@ def pooled(config: MixtureConfig, quarantine: Quarantine, *, seed: int) -> list[
         if "/" in name:
             raise InputError("a source's name holds a slash", where=name, hint="tasks are called source/task")
         for record in conversations(source.data, quarantine, columns=source.columns):
+            own = source.task or record.task
+            task = f"{name}/{own}" if own not in ("", name) else name
+            turns = tuple(replace(turn, content=turn.content.removesuffix(source.ends))
+                          if turn.role == "assistant" else turn for turn in record.messages)
             if reason := known.of_conversation(record):
                 quarantine.add(record.id, reason)
+            elif not all(turn.spoken.strip() for turn in turns):
+                quarantine.add(record.id, f"an empty answer before {source.ends}")
             else:
-                own = source.task or record.task
-                task = f"{name}/{own}" if own not in ("", name) else name
-                turns = tuple(replace(turn, content=turn.content.removesuffix(source.ends))
-                              if turn.role == "assistant" else turn for turn in record.messages)
                 found[task].append(replace(record, task=task, messages=turns))
     if not found:
         raise InputError("no conversation is left in the mixture", where=", ".join(config.sources),

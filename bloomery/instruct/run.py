@@ -26,7 +26,7 @@ from bloomery.instruct.examples import by_split, packed, rendered_runs
 from bloomery.instruct.heldout import parted
 from bloomery.instruct.measures import HeldOut, ending, objective, side_by_side, unseen_tasks
 from bloomery.instruct.mixture import Mixture, MixtureConfig, pooled
-from bloomery.model.adapt import AdaptConfig, adapt, trained_share
+from bloomery.model.adapt import WITH_ROWS, AdaptConfig, adapt, merges, text_context, trained_share
 from bloomery.model.store import load_model
 from bloomery.model.transformer import Transformer
 from bloomery.train.objective import Metrics
@@ -90,8 +90,15 @@ def raise_contradictions(config: Config) -> None:
     if config.adapt.method != "full" and config.retention.ewc:
         raise ConfigError("ewc holds weights that are frozen anyway", where="sft.retention.ewc",
                           hint="leave it out, or train all weights")
-    if config.adapt.method == "prefix" and config.sample_every:
-        raise ConfigError("a model behind a prefix writes no samples", where="sft.sample_every", hint="leave it out")
+
+
+def tell_ending(probability: float, method: str) -> None:
+    told = f"where answers end, the turn ends with a probability of {probability:.3f}"
+    if probability > STOPS:
+        say(f"  sft: {told}")
+    else:
+        other = f", or choose adapt.method from {', '.join(WITH_ROWS)}, which learn the template's tokens"
+        say(f"  warning: {told} only: train longer{'' if method in (*WITH_ROWS, 'full') else other}")
 
 
 def run(config: Config, out: Path) -> dict:
@@ -99,7 +106,7 @@ def run(config: Config, out: Path) -> dict:
     raise_contradictions(config)
     model, renderer = open_model(config, train=config.train_on)
     method, where = config.adapt.method, config.data or "mixture"
-    context = model.config.context - (config.adapt.prefix_tokens if method == "prefix" else 0)
+    context = text_context(model, config.adapt)
     quarantine = Quarantine()
     training, validation, unseen = gathered(config, quarantine)
     quarantine.write(out)
@@ -116,9 +123,9 @@ def run(config: Config, out: Path) -> dict:
     if validation:
         held_out, _ = rendered_runs(validation, renderer, context, where=config.validation or where, weighted=False)
         measured.insert(0, HeldOut("val_", micro_batches(held_out, config.micro_tokens)))
-    kept = retain(config.retention, model, frozen=method in KEPT, context=context, micro_tokens=config.micro_tokens,
-                  seed=config.seed, task=objective)
-    adapt(model, config.adapt, seed=config.seed)
+    kept = retain(config.retention, model, frozen=method in KEPT and merges(model), context=context,
+                  micro_tokens=config.micro_tokens, seed=config.seed, task=objective)
+    adapt(model, config.adapt, seed=config.seed, control=renderer.control)
     if method != "full":
         say(f"  sft: {method} trains {trained_share(model):.2%} of the weights")
 
@@ -129,7 +136,7 @@ def run(config: Config, out: Path) -> dict:
                     order=mixture and (lambda step: mixture.samples(step, config.examples)),
                     tasks=len({run.task for run in runs}) <= CURVES)
     state = train(model, config, out, name="sft", stream=kept.stream(stream), objective=kept.objective,
-                  penalty=kept.penalty, validate=validate,
+                  penalty=kept.penalty, validate=validate, epoch=config.examples / len(runs),
                   preview=config.sample_every and preview(config.sample_prompts, renderer, context=context))
     drawn = mixture.drawn(state.step * config.examples) if mixture else {}
     found = {**counts, "quarantined": len(quarantine), "tokens": state.tokens, "trained_share": trained_share(model),
@@ -137,16 +144,14 @@ def run(config: Config, out: Path) -> dict:
              **({"drawn": {task: count for task, (count, _) in drawn.items()},
                  "epochs": {task: epochs for task, (_, epochs) in drawn.items()}} if drawn else {})}
     if "turn_end_probability" in found:
-        ends = found["turn_end_probability"]
-        say(f"  sft: where answers end, the turn ends with a probability of {ends:.3f}" if ends > STOPS else
-            f"  warning: where answers end, the turn ends with a probability of {ends:.3f} only: train longer, and "
-            "where the base never read the template's tokens train all weights")
+        tell_ending(found["turn_end_probability"], method)
     tuned = state.model if method == "full" else export_adapter(state.model, renderer, out, base=config.model)
     if tuned:
         export(tuned, renderer, out)
     shown = validation or [row for own in unseen.values() for row in own[:1]]
-    if tuned and shown and config.beside_base:
-        rows = side_by_side({"base": load_model(Path(config.model), compute=model.compute), "tuned": tuned}, shown,
-                            renderer, count=config.beside_base, max_tokens=config.beside_base_tokens)
+    if shown and config.beside_base:
+        rows = side_by_side({"base": load_model(Path(config.model), compute=model.compute),
+                             "tuned": tuned or state.model}, shown, renderer, count=config.beside_base,
+                            max_tokens=config.beside_base_tokens)
         write_atomic(out / "answers.json", json.dumps(rows, indent=1, ensure_ascii=False))
     return found

@@ -174,6 +174,26 @@ class FusedHead:
         return p if slope is None else p.mul_(slope)
 
 
+class RowsHead(FusedHead):
+    """`FusedHead` of a weight of which some rows learn, `learned` (n,): `d_weight` (n, D) is theirs alone."""
+
+    def __init__(self, hidden: Tensor, shadow: Tensor, targets: Tensor, weights: Tensor | None, terms: HeadTerms, *,
+                 learned: Tensor):
+        super().__init__(hidden, shadow, targets, weights, terms)
+        self.learned = learned
+
+    def run(self, d_hidden: Tensor | None, d_weight: Tensor | None) -> HeadRows:
+        rows = super().run(d_hidden, None)
+        if d_weight is not None:
+            own = self.targets[:, None] == self.learned                                  # (N, n)
+            self.targets = torch.where(own.any(1), own.int().argmax(1), -1)
+            self.shadow = self.shadow[self.learned]
+            gradient = self.hidden.new_empty(len(self.hidden), len(self.learned))        # (N, n)
+            self.revisit(slice(0, len(self.learned)), gradient)
+            d_weight.copy_(gradient.T @ self.hidden)
+        return rows
+
+
 Kernel = Callable[..., FusedHead]       # of (hidden, shadow, targets, weights, terms)
 
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bloomery.losses import linear_ce
-from bloomery.losses.linear_ce import FusedHead, HeadRows, HeadTerms, softmax_
+from bloomery.losses.linear_ce import FusedHead, HeadRows, HeadTerms, Kernel, RowsHead, softmax_
 
 
 class SplitHead(FusedHead):
@@ -56,21 +56,28 @@ class SplitHead(FusedHead):
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, *,
-                         shadow: Tensor | None = None, **terms: float | None) -> tuple[Tensor, HeadRows]:
-    """As in `linear_ce.py`; `weight` may be split by rows."""
+                         shadow: Tensor | None = None, learned: Tensor | None = None,
+                         **terms: float | None) -> tuple[Tensor, HeadRows]:
+    """As in `linear_ce.py`; `weight` may be split by rows, or be some rows of `shadow` alone: those in `learned`."""
     if not hasattr(weight, "device_mesh"):
-        return linear_ce.linear_cross_entropy(hidden, weight, targets, weights, shadow=shadow, **terms)
+        return linear_ce.linear_cross_entropy(hidden, weight, targets, weights, shadow=shadow, kernel=whole(learned),
+                                              **terms)
     slice_, targets, kernel = split(weight, targets)
     return linear_ce.linear_cross_entropy(hidden, slice_, targets, weights, kernel=kernel, **terms)
 
 
 def linear_logp(hidden: Tensor, weight: Tensor, targets: Tensor, *, shadow: Tensor | None = None,
-                softcap: float | None = None) -> Tensor:
-    """As in `linear_ce.py`; `weight` may be split by rows."""
+                learned: Tensor | None = None, softcap: float | None = None) -> Tensor:
+    """As in `linear_ce.py`; `weight` may be split by rows, or be some rows of `shadow` alone: those in `learned`."""
     if not hasattr(weight, "device_mesh"):
-        return linear_ce.linear_logp(hidden, weight, targets, shadow=shadow, softcap=softcap)
+        return linear_ce.linear_logp(hidden, weight, targets, shadow=shadow, softcap=softcap, kernel=whole(learned))
     slice_, targets, kernel = split(weight, targets)
     return linear_ce.linear_logp(hidden, slice_, targets, softcap=softcap, kernel=kernel)
+
+
+def whole(learned: Tensor | None) -> Kernel:
+    """The kernel of a head on one process, of which all rows may learn or only these."""
+    return FusedHead if learned is None else partial(RowsHead, learned=learned)
 
 
 def split(weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, partial]:

@@ -19,6 +19,8 @@ from bloomery.core.errors import ConfigError, InputError
 from bloomery.model.linear import Linear
 from bloomery.model.mlp import ACTIVATIONS
 from bloomery.model.norms import Norm
+from bloomery.model.token_rows import DEFAULT, rows_of
+from bloomery.model.token_rows import attach as attach_rows
 from bloomery.model.transformer import Transformer
 
 KIND = "BOTTLENECK"     # of `adapter_config.json`
@@ -83,13 +85,25 @@ def to_file(model: Transformer) -> tuple[dict, dict[str, Tensor]]:
     layers = [layer for layer in followed(model, "houlsby") if hasattr(layer, "adapter")]
     said = {"peft_type": KIND, "bottleneck": layers[0].adapter.down.out_features,
             "placement": "houlsby" if len(layers) > len(model.blocks) else "pfeiffer"}
-    return said, {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    if rows := rows_of(model):
+        said["tokens"] = next(iter(rows.values())).learned(DEFAULT)[1].tolist()
+    return said, {name: p.detach() for name, p in parts(model).items()}
+
+
+def parts(model: Transformer) -> dict[str, nn.Parameter]:
+    """What learns beside a frozen model, by name; nothing where there are no adapters."""
+    inside = [name for name, module in model.named_modules() if isinstance(module, Bottleneck | Norm)]
+    rows = {f"{name}.{DEFAULT}_rows" for name in rows_of(model)}
+    return {name: p for name, p in model.named_parameters() if name in rows or name.startswith(tuple(inside))} \
+        if any(hasattr(layer, "adapter") for layer in followed(model, "houlsby")) else {}
 
 
 def from_file(model: Transformer, said: dict, tensors: dict[str, Tensor]) -> Transformer:
     """Give a model the adapters of a folder, in place; the model."""
     attach(model, BottleneckConfig(bottleneck=said["bottleneck"], placement=said["placement"]), 0)
-    fill({name: p for name, p in model.named_parameters() if p.requires_grad}, tensors)
+    if said.get("tokens"):
+        attach_rows(model, said["tokens"])
+    fill(parts(model), tensors)
     return model
 
 

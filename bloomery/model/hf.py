@@ -198,9 +198,17 @@ def family_of(config: ModelConfig) -> str:
     for kind, family in FAMILIES.items():
         odd: list[str] = []
         values = family.read(family.write(wanted), odd)
-        if not odd and ModelConfig.model_validate(values) == wanted:
+        if not odd and consistent(values) == wanted:
             return kind
     return OWN
+
+
+def consistent(values: dict[str, Any]) -> ModelConfig | None:
+    """The network of these values, None where there can be none: a family may have no word for the width of a head."""
+    try:
+        return ModelConfig.model_validate(values)
+    except ValidationError:
+        return None
 
 
 def folded(config: ModelConfig) -> ModelConfig:

@@ -74,5 +74,5 @@ def quantise(model: Transformer) -> Transformer:
     for name, layer in layers.items():
         model.set_submodule(name, Int8Linear(layer.weight, layer.bias))
     if model.config.tied:
-        model.embedding, model.look_up = model.head, model.head.look_up
+        model.embedding = model.head
     return model

@@ -7,7 +7,7 @@ parameter there is, so that optimizer, clipping and checkpoints never learn abou
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad
+from torch.nn.functional import embedding, linear, pad
 
 ROWS = 128              # rows of a low-precision product are rounded up to a multiple of this
 
@@ -20,6 +20,11 @@ def rounded(x: Tensor, rows: int = ROWS) -> Tensor:
     """
     missing = -len(x) % rows
     return pad(x, (0, 0, 0, missing)) if missing and not x.is_cuda else x
+
+
+def even(x: Tensor) -> Tensor:
+    """Rows rounded up where a CPU would compile the product anew for every number of them."""
+    return rounded(x) if x.dtype == torch.bfloat16 else x
 
 
 class ShadowLinear(torch.autograd.Function):
@@ -66,3 +71,20 @@ class Linear(nn.Linear):
         if x.dtype == self.weight.dtype:
             return linear(x, self.weight, self.bias)
         return ShadowLinear.apply(x, self.weight, self.compute_weight(x.dtype), self.bias)
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        """Rows of the weight, (N, in): an embedding is the matrix of a head."""
+        return embedding(ids, self.weight)
+
+
+def frozen(tensor: Tensor | None) -> nn.Parameter | None:
+    """A parameter that does not learn, on the same memory."""
+    return None if tensor is None else nn.Parameter(tensor.detach(), requires_grad=False)
+
+
+def plain(weight: Tensor, bias: Tensor | None) -> Linear:
+    """A frozen layer of these numbers."""
+    with torch.device("meta"):
+        made = Linear(weight.shape[1], weight.shape[0])
+    made.weight, made.bias = frozen(weight), frozen(bias)
+    return made

@@ -27,10 +27,10 @@ from bloomery.core.errors import ConfigError, InputError
 from bloomery.model.config import ModelConfig
 from bloomery.model.hf import FAMILIES, family_of
 from bloomery.model.hf_names import pieces
-from bloomery.model.linear import Linear, ShadowLinear, rounded
+from bloomery.model.linear import Linear, ShadowLinear, even, frozen, plain
+from bloomery.model.token_rows import DEFAULT, TokenRows
 from bloomery.model.transformer import Transformer
 
-DEFAULT = "default"             # the name of an adapter nobody has named, PEFT's too
 ALL = "all-linear"              # every matrix of every block; not the head, as in PEFT
 
 
@@ -180,24 +180,6 @@ class FoldedLinear(torch.autograd.Function):
         return dx, None, None, (outer.mT @ x).to(a.dtype), *db
 
 
-def even(x: Tensor) -> Tensor:
-    """Rows rounded up where a CPU would compile the product anew for every number of them (`linear.py`)."""
-    return rounded(x) if x.dtype == torch.bfloat16 else x
-
-
-def plain(weight: Tensor, bias: Tensor | None) -> Linear:
-    """A frozen plain layer of these numbers."""
-    with torch.device("meta"):
-        layer = Linear(weight.shape[1], weight.shape[0])
-    layer.weight, layer.bias = frozen(weight), frozen(bias)
-    return layer
-
-
-def frozen(tensor: Tensor | None) -> nn.Parameter | None:
-    """A parameter that does not learn, on the same memory."""
-    return None if tensor is None else nn.Parameter(tensor.detach(), requires_grad=False)
-
-
 def branch(x: Tensor, y: Tensor, adapter: Adapter, p: float) -> Tensor:
     """y (N, out) of the base with s B A drop(x) added to its rows."""
     rows, x = len(x), even(x)
@@ -300,6 +282,11 @@ def lora_layers(model: nn.Module) -> dict[str, LoraLinear]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLinear)}
 
 
+def changed_layers(model: nn.Module) -> list[LoraLinear | TokenRows]:
+    """The layers with named changes: matrices, and embedding and head where rows of them learn."""
+    return [layer for layer in model.modules() if isinstance(layer, LoraLinear | TokenRows)]
+
+
 def lora_weights(model: nn.Module, name: str) -> list[nn.Parameter]:
     """All A and B of one adapter."""
     found = [layer.adapter(name) for layer in lora_layers(model).values() if name in layer.adapters]
@@ -308,7 +295,7 @@ def lora_weights(model: nn.Module, name: str) -> list[nn.Parameter]:
 
 def set_adapter(model: nn.Module, name: str | None) -> None:
     """Let this adapter count from now on, or with None the base alone. `InputError` when there is none of that name."""
-    layers = lora_layers(model).values()
+    layers = changed_layers(model)
     known = {each for layer in layers for each in layer.adapters}
     if name is not None and name not in known:
         raise InputError(f"the model has no adapter {name}", why=f"it has {', '.join(sorted(known)) or 'none'}")
@@ -319,7 +306,7 @@ def set_adapter(model: nn.Module, name: str | None) -> None:
 @contextmanager
 def using(model: nn.Module, name: str | None) -> Iterator[None]:
     """Another adapter inside, or with None the base: the reference of a preference loss, exact and without a copy."""
-    before = {layer: layer.active for layer in lora_layers(model).values()}
+    before = {layer: layer.active for layer in changed_layers(model)}
     try:
         set_adapter(model, name)
         yield

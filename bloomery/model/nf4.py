@@ -14,10 +14,10 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad
+from torch.nn.functional import embedding, linear, pad
 
 from bloomery.model.blockwise import Codes, dynamic_map
-from bloomery.model.linear import Linear, rounded
+from bloomery.model.linear import Linear, even, plain
 from bloomery.model.transformer import Transformer
 
 BLOCK = 64
@@ -125,16 +125,11 @@ class FrozenProduct(torch.autograd.Function):
     def forward(ctx, x: Tensor, layer: NF4Linear) -> Tensor:
         ctx.layer = layer
         bias = None if layer.bias is None else layer.bias.to(x.dtype)
-        return linear(evened(x), layer.lent_weight(x.dtype), bias)[:len(x)]
+        return linear(even(x), layer.lent_weight(x.dtype), bias)[:len(x)]
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return (evened(grad) @ ctx.layer.lent_weight(grad.dtype))[:len(grad)], None
-
-
-def evened(x: Tensor) -> Tensor:
-    """Rows rounded up where a CPU would compile the product anew for every number of them (`linear.py`)."""
-    return rounded(x) if x.dtype == torch.bfloat16 else x
+        return (even(grad) @ ctx.layer.lent_weight(grad.dtype))[:len(grad)], None
 
 
 class HalfLinear(nn.Module):
@@ -149,7 +144,10 @@ class HalfLinear(nn.Module):
         return self.weight.detach().to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(evened(x), self.compute_weight(x.dtype))[:len(x)]
+        return linear(even(x), self.compute_weight(x.dtype))[:len(x)]
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        return embedding(ids, self.weight)
 
 
 def quantise(model: Transformer, *, double: bool = True) -> Transformer:
@@ -171,10 +169,7 @@ def quantise(model: Transformer, *, double: bool = True) -> Transformer:
 
 def spread(layer: NF4Linear) -> Linear:
     """A plain frozen layer of what 4 bits tell of a weight, in fp32: what LoRA is merged into."""
-    with torch.device("meta"):
-        plain = Linear(layer.in_features, layer.out_features)
-    plain.weight, plain.bias = nn.Parameter(layer.weight, requires_grad=False), layer.bias
-    return plain
+    return plain(layer.weight, layer.bias)
 
 
 def weight_bytes(model: nn.Module) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bloomery.model.linear import Linear, rounded
+from bloomery.model.nf4 import NF4Linear
 from bloomery.model.transformer import Transformer
 
 ROWS = 32               # rows the layout is made for; 1 and 64 run as fast with it
@@ -58,10 +59,11 @@ def stamp(linear: Linear) -> tuple[tuple[int, int], ...]:
 
 
 def packs(model: Transformer) -> bool:
-    """Whether this model's products can be had from packed weights, and hooks do nothing beside them (adapters)."""
+    """Whether this model's products can be had from packed weights: they are plain, and no hooks act beside them."""
     return (model.compute == torch.bfloat16 and isinstance(model.head, Linear)
             and model.head.weight.device.type == "cpu"
-            and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+            and not any(module._forward_hooks or module._forward_pre_hooks or isinstance(module, NF4Linear)
+                        for module in model.modules())
             and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
 
 

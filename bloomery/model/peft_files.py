@@ -2,9 +2,9 @@
 
     base_model.model.<path>.lora_A.weight  (rank, in)      base_model.model.<path>.lora_B.weight  (out, rank)
 
-A matrix of a folder has its own A and B there, whatever it is fused with here.  Bottleneck adapters have a kind of
-their own, which PEFT does not know.  Left out, and refused when read: DoRA, trained biases, adapters on embeddings, and
-whole modules beside the adapter.
+A matrix of a folder has its own A and B there, whatever it is fused with here.  Rows of tokens that learn with them are
+`token_rows.py`'s.  Bottleneck adapters have a kind of their own, which PEFT does not know.  Left out, and refused when
+read: DoRA, trained biases, adapters on embeddings, and whole modules beside the adapter.
 """
 
 import json
@@ -21,11 +21,13 @@ from torch import Tensor
 
 from bloomery.core.artifacts import write_atomic
 from bloomery.core.errors import InputError
-from bloomery.model import adapters, ia3, prefix
+from bloomery.model import adapters, ia3, prefix, token_rows
 from bloomery.model.config import ModelConfig
 from bloomery.model.hf import FAMILIES, family_of
 from bloomery.model.hf_names import half_rotated
-from bloomery.model.lora import DEFAULT, Part, adapted, block_layers, lora_layers, selected, set_adapter
+from bloomery.model.hub import ID, is_hub_id, located
+from bloomery.model.lora import Part, adapted, block_layers, lora_layers, selected, set_adapter
+from bloomery.model.token_rows import DEFAULT
 from bloomery.model.transformer import Transformer
 from bloomery.model.weight_files import read_json
 
@@ -33,7 +35,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 LORA = "LORA"
 PLAIN = {"bias": "none", "use_dora": False, "lora_bias": False, "modules_to_save": None, "layer_replication": None,
-         "trainable_token_indices": None, "target_parameters": None, "alora_invocation_tokens": None}
+         "target_parameters": None, "alora_invocation_tokens": None}
 
 
 class Saved(NamedTuple):
@@ -93,6 +95,30 @@ def load_adapter_config(folder: Path) -> dict:
     return said
 
 
+def adapter_base(folder: Path) -> Path | None:
+    """Where the base of an adapter's folder lies; None for a folder that has a model of its own, or no adapter.
+
+    `InputError` when the base is not to be found.
+    """
+    if (folder / "config.json").is_file() or not (folder / CONFIG).is_file():
+        return None
+    base = load_adapter_config(folder).get("base_model_name_or_path") or ""
+    place = next((place for place in (Path(base), folder / base) if base and (
+        (place / "config.json").is_file() or (place / CONFIG).is_file())), None)
+    named = base if is_hub_id(base) else f"hf:{base}"
+    if place is None and ID.fullmatch(named):
+        place = Path(located(named))
+    if place is None:
+        raise InputError("the base of an adapter is not there", where=str(folder / CONFIG), why=base or "none is named",
+                         hint="put its path into base_model_name_or_path, or: bloomery merge ADAPTER OUT --base FOLDER")
+    return place
+
+
+def text_room(context: int, folder: Path) -> int:
+    """What is left of a context for text behind the adapter of a folder."""
+    return context - load_adapter_config(folder).get("num_virtual_tokens", 0)
+
+
 # --- LoRA ---------------------------------------------------------------------------------------------------------
 
 def lora_file(model: Transformer, name: str) -> tuple[dict, dict[str, Tensor]]:
@@ -109,6 +135,7 @@ def lora_file(model: Transformer, name: str) -> tuple[dict, dict[str, Tensor]]:
                 tensors[f"{PREFIX}{part.theirs}.lora_B.weight"] = b[row_order(model.config, ours, part.rows)]
     if not parts:
         raise InputError(f"the model has no adapter {name}")
+    tokens, rows = token_rows.to_file(model, name)
     rank, alpha = (Counter(kinds).most_common(1)[0][0] for kinds in
                    ([p.rank for p in parts.values()], [p.alpha for p in parts.values()]))
     family = FAMILIES.get(family_of(model.config))
@@ -119,11 +146,13 @@ def lora_file(model: Transformer, name: str) -> tuple[dict, dict[str, Tensor]]:
             "rank_pattern": {path: p.rank for path, p in parts.items() if p.rank != rank},
             "alpha_pattern": {path: p.alpha for path, p in parts.items() if p.alpha != alpha},
             "fan_in_fan_out": bool(family and family.transposed), "bias": "none", "init_lora_weights": True,
-            "modules_to_save": None, "use_dora": False}, tensors
+            "modules_to_save": None, "use_dora": False, "trainable_token_indices": tokens}, tensors | rows
 
 
 def from_lora_file(model: Transformer, said: dict, tensors: dict[str, Tensor], *, name: str, where: str) -> None:
     """Put what a file holds on the matrices that it names, fused where they are fused here."""
+    if tokens := said.get("trainable_token_indices"):
+        token_rows.from_file(model, tokens, tensors, name=name)
     saved = paired(tensors, where)
     layers, known = block_layers(model), selected(model, "all-linear")
     rows = {theirs: (ours, part) for ours, found in known.items() for theirs, part in found}

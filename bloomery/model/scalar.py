@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bloomery.core.artifacts import write_atomic
 from bloomery.core.errors import InputError
 from bloomery.model.attention import Memory
+from bloomery.model.config import ModelConfig
 from bloomery.model.forest import Forest, Segments
 from bloomery.model.hf import from_config
 from bloomery.model.linear import Linear
@@ -50,6 +51,31 @@ class ScalarModel(nn.Module):
             with torch.no_grad():
                 drawn = torch.randn(self.score.weight.shape, generator=generator)
                 self.score.weight.copy_(drawn / (trunk.config.width + 1) ** 0.5)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The trunk's, so that training sees one model; its matrices for the optimizer are `embedding` and `head`."""
+        return self.trunk.config
+
+    @property
+    def compute(self) -> torch.dtype:
+        return self.trunk.compute
+
+    @compute.setter
+    def compute(self, dtype: torch.dtype) -> None:
+        self.trunk.compute = dtype
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.trunk.blocks
+
+    @property
+    def embedding(self) -> Linear:
+        return self.trunk.embedding
+
+    @property
+    def head(self) -> Linear:
+        return self.score
 
     def forward(self, ids: Tensor, positions: Tensor, memory: Memory) -> Tensor:
         """The scores of every position, (N, labels) in at least fp32: a critic's values."""

@@ -12,21 +12,17 @@ from torch import Tensor
 
 from bloomery.core.artifacts import write_atomic
 from bloomery.core.errors import InputError
+from bloomery.model.adapt import merge, merges
 from bloomery.model.config import ModelConfig
 from bloomery.model.hf import FAMILIES, family_of, from_config, to_config
 from bloomery.model.hf_names import Piece, half_rotated, pieces
-from bloomery.model.transformer import Transformer
+from bloomery.model.peft_files import adapter_base, load_adapter, text_room
+from bloomery.model.transformer import Transformer, model_weights
 from bloomery.model.weight_files import SHARD_BYTES, headers, read_json, tensors, weight_files, write_files
 
 HEAD = "lm_head.weight"
 FLOATS = ("F16", "BF16", "F32", "F64")
 BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")       # of old folders: computed, not learned
-
-
-def model_weights(model: Transformer) -> dict[str, Tensor]:
-    """The parameters by name, a tied head once."""
-    return {("embedding.weight" if model.config.tied and name == "head.weight" else name): weight
-            for name, weight in model.named_parameters()}
 
 
 def folder_pieces(config: ModelConfig, weights: dict[str, Tensor], kind: str) -> dict[str, Piece]:
@@ -46,13 +42,20 @@ def save_model(model: Transformer, folder: Path, *, bos: int | None = None, eos:
     """
     folder = Path(folder)
     save_weights(model_weights(model), model.config, folder, dtype=dtype, shard_bytes=shard_bytes)
-    ids = {"bos_token_id": bos, "eos_token_id": eos[0] if eos and len(eos) == 1 else eos}
-    said = ids | {"max_length": model.config.context} if generation is None else \
-        generation | {key: value for key, value in ids.items() if value is not None}
+    said = save_generation(folder, model.config.context, bos=bos, eos=eos, before=generation)
     config = from_config(model.config, bos=said.get("bos_token_id"), eos=said.get("eos_token_id"),
                          pad=said.get("pad_token_id"), dtype=str(dtype).removeprefix("torch."))
     write_atomic(folder / "config.json", json.dumps(config, indent=2))
+
+
+def save_generation(folder: Path, context: int, *, bos: int | None, eos: list[int] | None,
+                    before: dict | None = None) -> dict:
+    """Write `generation_config.json`, on from one `before`; what it says."""
+    ids = {"bos_token_id": bos, "eos_token_id": eos[0] if eos and len(eos) == 1 else eos}
+    said = ids | {"max_length": context} if before is None else \
+        before | {key: value for key, value in ids.items() if value is not None}
     write_atomic(folder / "generation_config.json", json.dumps(said, indent=2))
+    return said
 
 
 @torch.no_grad()
@@ -75,8 +78,14 @@ def save_weights(weights: dict[str, Tensor], config: ModelConfig, folder: Path, 
 
 def load_model(folder: Path, *, compute: torch.dtype = torch.float32,
                dtype: torch.dtype = torch.float32) -> Transformer:
-    """Read a folder, single or sharded safetensors, into a model with weights in `dtype`."""
+    """Read a folder, single or sharded safetensors, into a model with weights in `dtype`.
+
+    Of an adapter's folder it is the base with the adapter: plain weights where it is a change of weights.
+    """
     folder = Path(folder)
+    if base := adapter_base(folder):
+        model = load_adapter(load_model(base, compute=compute), folder)
+        return (merge(model).requires_grad_(True) if merges(model) else model).to(dtype)
     config, kind = load_config(folder), read_json(folder / "config.json")["model_type"]
     files = weight_files(folder)
     found = headers(files)
@@ -118,7 +127,16 @@ def raise_misfits(plan: dict[str, Piece], found: dict[str, tuple[tuple[int, ...]
         raise InputError("weights do not fit the configuration", where=where, why="; ".join(problems))
 
 
+def is_model(folder: Path) -> bool:
+    """Whether a folder holds a model, or an adapter that names its base."""
+    return (Path(folder) / "config.json").is_file() or adapter_base(Path(folder)) is not None
+
+
 def load_config(folder: Path) -> ModelConfig:
+    """The shape of a model; behind a learned prefix the context is that of text."""
+    if base := adapter_base(Path(folder)):
+        config = load_config(base)
+        return config.model_copy(update={"context": text_room(config.context, folder)})
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise InputError("not a model folder", where=str(folder), why="it has no config.json",
@@ -131,5 +149,7 @@ def load_generation(folder: Path) -> dict:
     path = Path(folder) / "generation_config.json"
     if path.is_file():
         return read_json(path)
+    if base := adapter_base(Path(folder)):
+        return load_generation(base)
     config = read_json(Path(folder) / "config.json")
     return {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if config.get(key) is not None}

@@ -61,8 +61,9 @@ class Transformer(nn.Module):
         if self.config.scaled_embedding:
             x = x * self.config.width ** 0.5
         if self.config.positions == "learned":
-            if not positions.is_cuda and int(positions.max()) >= self.config.context:
-                raise ValueError(f"position {int(positions.max())} is beyond the context, {self.config.context} tokens")
+            if not positions.is_cuda and int(positions.max()) >= self.places.out_features:
+                raise ValueError(f"position {int(positions.max())} is beyond the context, "
+                                 f"{self.places.out_features} tokens")
             x = x + embedding(positions, self.places.weight)
         elif self.config.positions == "sinusoidal":
             x = x + sinusoidal(positions, self.config.width, dtype=x.dtype)
@@ -70,7 +71,7 @@ class Transformer(nn.Module):
 
     def look_up(self, ids: Tensor) -> Tensor:
         """The tokens' vectors, (N, D); what replaces this knows where the rows of a split embedding are."""
-        return embedding(ids, self.embedding.weight)
+        return self.embedding.look_up(ids)
 
     def turns(self, positions: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """cos and sin of rotary positions, each (N, 1, pairs)."""
@@ -85,3 +86,9 @@ class Transformer(nn.Module):
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         cap = self.config.head_softcap
         return scores if cap is None else cap * (scores / cap).tanh()
+
+
+def model_weights(model: Transformer) -> dict[str, Tensor]:
+    """The parameters by name, a tied head once."""
+    return {("embedding.weight" if model.config.tied and name == "head.weight" else name): weight
+            for name, weight in model.named_parameters()}

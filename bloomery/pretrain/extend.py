@@ -22,7 +22,7 @@ from bloomery.core.errors import InputError
 from bloomery.core.metrics import say
 from bloomery.model.config import ModelConfig, Rope
 from bloomery.model.rope_scaling import ntk_base
-from bloomery.model.store import load_config, load_model, save_model
+from bloomery.model.store import is_model, load_config, load_model, save_model
 from bloomery.model.transformer import Transformer
 from bloomery.pretrain.corpora import CorpusConfig, copy_tokenizer, drawn, open_corpora, stream, validation, writes
 from bloomery.text.tokenizer import load_tokenizer
@@ -100,7 +100,7 @@ METHODS: dict[str, Callable[[ModelConfig, float, Config], dict]] = {
 def forecast(config: Config, planned: dict[str, dict] | None = None) -> dict:
     """What training at the new context costs, as far as the model is known."""
     model = (planned or {}).get(config.model, {}).get("model")
-    if model is None and not (Path(config.model) / "config.json").is_file():
+    if model is None and not is_model(Path(config.model)):
         return {}
     made = stretched(model or load_config(Path(config.model)), config)
     tokens = config.steps * config.rows_a_step(config.context) * config.context

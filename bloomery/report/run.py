@@ -18,6 +18,7 @@ from bloomery.core.config import Input, Settings
 from bloomery.core.errors import ConfigError
 from bloomery.core.metrics import read_metrics
 from bloomery.report import findings, samples
+from bloomery.report.cards import card
 from bloomery.report.charts import finite, is_number, plotly_javascript, read_log, training_charts
 from bloomery.report.graph import graph, in_order
 
@@ -47,7 +48,8 @@ def run(config: Config, out: Path) -> dict:
                                              for key, label in findings.RIVALS) if value is not None}
     content = clean({"title": config.title or "A bloomery report", "sentence": sentence, "tiles": tiles,
                      "stages": [{key: value for key, value in stage.items() if key != "folder"} for stage in stages],
-                     "curation": curations, "training": [t for t in (training(s, marks) for s in stages) if t]})
+                     "curation": curations, "training": [t for t in (training(s, marks) for s in stages) if t],
+                     "cards": [{"stage": s["label"], **found} for s in stages if (found := card(s["folder"]))]})
     texts = {name: [(s["label"], found) for s in stages if (found := read(s["folder"]))]
              for name, read in samples.TEXTS.items()}
     for limit in TEXT_LIMITS:

@@ -3,22 +3,30 @@
 It is that of this very server: the ids of its models, its slots, the largest context and vocabulary it has.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
 from bloomery.core.config import Settings
 from bloomery.serve.models import Models
-from bloomery.serve.schema import CHUNKS, REQUESTS, ErrorBody, Health
+from bloomery.serve.reading import NOT_WITH_BEAMS
+from bloomery.serve.schema import (
+    CHUNKS,
+    REQUESTS,
+    ChatRequest,
+    CompletionRequest,
+    ErrorBody,
+    Health,
+    TokenizeRequest,
+)
 from bloomery.serve.settings import ServeSettings
 
-GUARDS = (401, 403, 408, 413, 414, 429, 431, 500)         # what `limits.py` may answer on any route
+GUARDS = (401, 403, 408, 413, 414, 429, 431, 500, 503)         # what `limits.py` may answer on any route
 MEANS = {400: "the request is wrong; `param` names the field", 401: "no valid key", 403: "host or origin not allowed",
          404: "no such model", 408: "it took too long", 409: "the folder no longer fits", 413: "the body is too large",
          414: "the address is too long", 415: "not application/json", 429: "too many at once; see Retry-After",
-         431: "too many headers", 500: "the engine failed on it", 503: "not well"}
-
-
+         431: "too many headers", 500: "the engine failed on it", 503: "too many at once; see Retry-After"}
 PLACE = "#/components/schemas/"
 
 
@@ -28,8 +36,9 @@ def described(answered: type | None, statuses: tuple[int, ...]) -> dict[int, dic
     well: dict[str, Any] = {"model": answered} if answered else {"content": plain}
     if answered in CHUNKS:
         well["content"] = {"text/event-stream": {"itemSchema": events(CHUNKS[answered])}}
-    errors = {status: {"model": Health if status == 503 else ErrorBody, "description": MEANS[status]}
-              for status in sorted({*statuses, *GUARDS})}
+    errors = {status: {"model": ErrorBody, "description": MEANS[status]} for status in sorted({*statuses, *GUARDS})}
+    if answered is Health:
+        errors[503] = {"model": Health | ErrorBody, "description": f"a model has failed, or {MEANS[503]}"}
     return {200: {**well, "description": "done"}, **errors}
 
 
@@ -54,24 +63,77 @@ def completed(document: dict[str, Any], models: Models, settings: ServeSettings)
     schemas |= found["$defs"]
     engines = [served for served in models.table.values() if served.engine]
     context = max(served.context for served in engines)
+    vocabulary = max(served.tokenizer.size for served in engines)
     tops = {"n": settings.slots, "best_of": settings.slots, "num_beams": settings.slots, "max_tokens": context,
             "max_completion_tokens": context, "min_tokens": context, "top_logprobs": settings.top_logprobs}
     for model in REQUESTS:
         fields = schemas[model.__name__]["properties"]
-        fields["model"]["enum"] = [served.id for served in engines
-                                   if model.__name__ != "ChatRequest" or served.kind == "chat"]
+        fields["model"]["enum"] = [served.id for served in engines if model is not ChatRequest or served.kind == "chat"]
         for name in tops.keys() & fields.keys():
             fields[name]["anyOf"][0]["maximum"] = min(tops[name], fields[name]["anyOf"][0]["maximum"])
-        for ids in arrays_of_ids(fields):
-            ids["items"]["exclusiveMaximum"] = max(served.tokenizer.size for served in engines)
+        for name in fields.keys() - {"model"}:
+            for part in parts(fields[name]):
+                bound(name, part, settings, context, vocabulary)
+        if rules := dependencies(model):
+            schemas[model.__name__]["allOf"] = rules
     return document
 
 
-def arrays_of_ids(schema: Any) -> list[dict[str, Any]]:
-    """Every array of token ids anywhere in a schema."""
-    if isinstance(schema, list):
-        return [found for part in schema for found in arrays_of_ids(part)]
-    if not isinstance(schema, dict):
+def parts(schema: Any) -> Iterator[dict[str, Any]]:
+    """A schema and every schema inside it."""
+    if isinstance(schema, dict):
+        yield schema
+    for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from parts(part)
+
+
+def bound(name: str, part: dict[str, Any], settings: ServeSettings, context: int, vocabulary: int) -> None:
+    """Writes this server's limits into a part of a field's schema.
+
+    Those on whole requests (bytes, characters, messages, prompts) are so far beyond what a context holds that the
+    context is what a client meets.
+    """
+    kind = part.get("type")
+    if kind == "array" and part["items"].get("type") == "integer":
+        part["items"]["exclusiveMaximum"] = vocabulary
+        if name != "tokens":
+            part["maxItems"] = context
+    elif kind == "array" and name in ("stop", "bad_words"):
+        part["maxItems"] = settings.stops if name == "stop" else settings.bad_words
+    elif kind == "string" and name == "stop":
+        part["maxLength"] = settings.stop_characters
+    elif kind == "object" and name == "logit_bias":
+        part |= {"maxProperties": settings.biases, "additionalProperties": False}
+
+
+# --- fields that need, or exclude, each other ---------------------------------------------------------------------
+
+NULL = {"type": "null"}
+
+
+def dependencies(model: type[Settings]) -> list[dict[str, Any]]:
+    """What `reading.consistent` demands, as far as JSON Schema can say it.
+
+    It has no words for one number being at most another (n and best_of, n and num_beams, min_tokens and max_tokens),
+    nor for the tokens a text becomes: what does not fit a context is a 400 that only the answer explains.
+    """
+    if model is TokenizeRequest:
+        return [{"oneOf": [{"required": [one], "properties": {one: {"not": NULL}, other: NULL}}
+                           for one, other in (("prompt", "messages"), ("messages", "prompt"))]}]
+    if model not in (ChatRequest, CompletionRequest):
         return []
-    own = [schema] if schema.get("type") == "array" and schema["items"].get("type") == "integer" else []
-    return own + [found for part in schema.values() for found in arrays_of_ids(part)]
+    streams, several = {"stream": {"const": True}}, {"num_beams": {"type": "integer", "minimum": 2}}
+    undrawn = {name: {"enum": list(values)} for name, values in NOT_WITH_BEAMS.items() if name in model.model_fields}
+    rules = [when({"stream_options": {"type": "object"}}, streams, needed=True),
+             when(streams, {"best_of": NULL, "reward": NULL, "num_beams": {"enum": [None, 1]}}),
+             when(several, {"best_of": NULL, "reward": NULL, "logprobs": {"enum": [None, False]}, **undrawn})]
+    if model is ChatRequest:
+        rules.append(when({"top_logprobs": {"type": "integer", "minimum": 1}}, {"logprobs": {"const": True}},
+                          needed=True))
+    return rules
+
+
+def when(given: dict[str, Any], then: dict[str, Any], *, needed: bool = False) -> dict[str, Any]:
+    """Where fields have the values `given`, others have the values `then`, or, unless they are `needed`, are absent."""
+    return {"if": {"required": list(given), "properties": given},
+            "then": {"properties": then, **({"required": list(then)} if needed else {})}}

@@ -67,6 +67,8 @@ class Refusal:
 
 Check = Callable[[Scope], Refusal | None]
 TOO_LATE = Refusal(408, "the request took longer than this server allows", "deadline_exceeded", "timeout_error")
+FULL = Refusal(503, "this server is answering as many requests as it takes", "server_full", "server_error",
+               ((b"retry-after", b"1"),))
 BROKEN = Refusal(500, "the server failed on this request; its log says where", "internal_error", "server_error")
 
 
@@ -78,7 +80,7 @@ def guarded(app: App, settings: ServeSettings, keys: Iterable[bytes] | None = No
     inner = shared(inner, settings)
     inner = checked(inner, [lambda scope: large_head(scope, settings), lambda scope: foreign_host(scope, settings),
                             lambda scope: foreign_page(scope, settings)])
-    return labelled(inner, settings)
+    return labelled(limited(inner, settings), settings)
 
 
 # --- checks of a request's head -----------------------------------------------------------------------------------
@@ -177,6 +179,26 @@ def shared(app: App, settings: ServeSettings) -> App:
                             hint="pip install 'bloomery[serve]'") from error
     return CORSMiddleware(app, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"],
                           allow_headers=["authorization", "content-type"], expose_headers=["x-request-id"])
+
+
+def limited(app: App, settings: ServeSettings) -> App:
+    """At most `connections` requests are answered at a time, whoever asks, health included; 503 to more of them."""
+    busy = 0
+
+    async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal busy
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        if busy >= settings.connections:
+            await FULL.answer(send)
+            return
+        busy += 1
+        try:
+            await app(scope, receive, send)
+        finally:
+            busy -= 1
+    return asgi
 
 
 def counted(app: App, settings: ServeSettings) -> App:

@@ -18,7 +18,7 @@ from bloomery.model.config import ModelConfig
 from bloomery.model.hub import is_hub_id, located, parsed
 from bloomery.model.int8 import quantise
 from bloomery.model.scalar import is_scalar
-from bloomery.model.store import load_config, load_generation, load_model
+from bloomery.model.store import is_model, load_config, load_generation, load_model
 from bloomery.model.transformer import Transformer
 from bloomery.model.weight_files import read_json
 from bloomery.serve.settings import ServeSettings
@@ -104,7 +104,7 @@ def open_model(name: str, folder: Path, settings: ServeSettings, tokenizer: str 
     if (folder / "config.json").is_file() and is_scalar(folder):
         raise InputError("this model scores and does not speak", where=str(folder), hint="give it with --reward")
     checkpoint = newest(folder)
-    finished = (folder / "config.json").is_file()
+    finished = is_model(folder)
     if not finished and checkpoint is None:
         load_config(folder)                                 # says what is missing
     stage = folder.parent if folder.name == "checkpoints" else folder
@@ -122,7 +122,7 @@ def open_model(name: str, folder: Path, settings: ServeSettings, tokenizer: str 
     kind = "chat" if renderer.answers(ends) else "completion"
     engine = Engine(shrunk(model.eval(), settings), renderer.tokenizer, slots=settings.slots, chunk=settings.chunk,
                     context=min(settings.context or config.context, config.context), own=True)
-    made = int((folder / "config.json" if finished else checkpoint).stat().st_mtime)
+    made = int(max(path.stat().st_mtime for path in (folder.glob("*config.json") if finished else [checkpoint])))
     return Served(name, kind, folder, config, made, checkpoint, engine, renderer,
                   frozenset(ends | {renderer.tokenizer.eos}))
 

@@ -7,7 +7,6 @@ import gc
 import signal
 import socket
 from contextlib import suppress
-from types import ModuleType
 from typing import Any
 
 from bloomery.core.config import assign, check, raise_problems, read_assignment
@@ -17,7 +16,13 @@ from bloomery.generate.determinism import self_test
 from bloomery.serve.app import create_app
 from bloomery.serve.limits import guarded
 from bloomery.serve.models import Models, open_models
+from bloomery.serve.protocol import Protocol
 from bloomery.serve.settings import ServeSettings, read_keys
+
+try:
+    import uvicorn
+except ImportError as error:
+    raise BloomeryError("uvicorn is not installed", why=str(error), hint="pip install 'bloomery[serve]'") from error
 
 
 def serve(models: list[str], settings: ServeSettings, *, rewards: list[str] = (), tokenizer: str = "") -> None:
@@ -72,16 +77,7 @@ def prepared(models: Models, settings: ServeSettings) -> Any:
 
 def server(app: Any, settings: ServeSettings) -> Any:
     """uvicorn, told what our limits are."""
-    uvicorn = library()
     return uvicorn.Server(uvicorn.Config(
-        app, http="h11", ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
-        limit_concurrency=settings.connections, h11_max_incomplete_event_size=2 * settings.header_bytes,
+        app, http=Protocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
+        h11_max_incomplete_event_size=2 * settings.header_bytes,
         timeout_graceful_shutdown=round(settings.shutdown_seconds)))
-
-
-def library() -> ModuleType:
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise BloomeryError("uvicorn is not installed", why=str(error), hint="pip install 'bloomery[serve]'") from error
-    return uvicorn

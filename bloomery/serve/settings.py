@@ -57,7 +57,7 @@ class ServeSettings(Settings):
     # how much at once, and for how long
     queue: int = Field(128, ge=1, description="requests waiting for a slot; more are asked to come back (429)")
     per_key: int = Field(64, ge=1, description="requests of one key at a time; without keys, of one other machine")
-    connections: int = Field(2048, ge=1, description="open connections: a slow reader costs a file handle and 100 KB")
+    connections: int = Field(2048, ge=1, description="requests at a time in all: a slow reader costs 100 KB")
     deadline: float = Field(600, gt=0, description="seconds a request may take")
     body_seconds: float = Field(30, gt=0, description="seconds a client may take to send its request")
     reader_events: int = Field(64, ge=1, description="pieces kept for a reader who is behind; then its answer rests")

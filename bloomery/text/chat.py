@@ -9,7 +9,7 @@ begins to speak is a cut, because there sampling begins.  So a prompt and its an
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -64,13 +64,22 @@ class Renderer:
         """Ids with which an answer ends: the template's turn-end, and the end of a text."""
         return frozenset((self.end, self.tokenizer.eos))
 
+    @property
+    def control(self) -> frozenset[int]:
+        """Ids of the control tokens around what people say."""
+        written = self.template.pieces(tuple(Message(role, "?") for role in ("user", "assistant") * 2))
+        return frozenset(self.tokenizer.token(piece.text) for piece in written if piece.control)
+
     def answers(self, ends: Collection[int]) -> bool:
         """Whether a model whose generations end so was taught to answer, and does not merely continue text."""
         return self.end in ends and (self.told or self.end != self.tokenizer.eos)
 
-    def conversation(self, messages: tuple[Message, ...]) -> Rendered:
-        """A whole dialogue with the weight of every token; each trained turn's end is trained with it."""
-        pieces = self.template.pieces(messages)
+    def conversation(self, messages: tuple[Message, ...], *, tools: Sequence[dict] = ()) -> Rendered:
+        """A whole dialogue with the weight of every token; each trained turn's end is trained with it.
+
+        `tools` are the functions that may be called, as chat templates want them.
+        """
+        pieces = self.template.pieces(messages, tools=tools)
         spoken = [i for i, message in enumerate(messages) if message.role == "assistant"]
         weights = {i: float(self.train != "last" or i == spoken[-1]) if messages[i].weight is None else
                    float(messages[i].weight) for i in spoken}
@@ -87,13 +96,14 @@ class Renderer:
         fixed = next((place for place, piece in enumerate(pieces) if not piece.control), len(pieces))
         return Rendered(ids, [weights.get(turn, 0.0) for turn in turns], min(fixed, 1))
 
-    def prompt(self, messages: tuple[Message, ...], *, continues: bool = False) -> list[int]:
+    def prompt(self, messages: tuple[Message, ...], *, continues: bool = False,
+               tools: Sequence[dict] = ()) -> list[int]:
         """A dialogue up to where the assistant speaks next: what is fed before sampling.
 
         If it `continues`, up to where its last message breaks off.
         """
         begun = messages[-1].spoken.lstrip() if continues and messages and messages[-1].role == "assistant" else None
-        pieces = self.template.pieces(messages if begun is None else messages[:-1], prompt=True)
+        pieces = self.template.pieces(messages if begun is None else messages[:-1], prompt=True, tools=tools)
         return self._ids([*pieces, *(self.template.said(begun, ends=False) if begun else ())])[0]
 
     def answer(self, content: str) -> list[int]:

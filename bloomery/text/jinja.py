@@ -8,6 +8,7 @@ error.  Left out: `strftime_now`, so that the same dialogue has the same ids on 
 """
 
 import json
+from collections.abc import Sequence
 from itertools import chain
 from types import SimpleNamespace
 
@@ -48,6 +49,11 @@ def environment() -> ImmutableSandboxedEnvironment:
     return made
 
 
+def parted(name: str, mark: str) -> str:
+    """A control token's name that is whole no more."""
+    return name[:1] + mark + name[1:]
+
+
 class JinjaTemplate:
     """The same face as `Template`, for one tokenizer."""
 
@@ -83,14 +89,14 @@ class JinjaTemplate:
                           why=f"{type(error).__name__}: {error}",
                           hint="mend it, or name one of our templates with template=")
 
-    def text(self, messages: tuple[Message, ...], *, prompt: bool = False) -> str:
+    def text(self, messages: tuple[Message, ...], *, prompt: bool = False, tools: Sequence[dict] = ()) -> str:
         """The dialogue as the template writes it, stopped where it runs on for ever."""
         said = [{"role": m.role, "content": m.content} | ({"reasoning_content": m.thinking} if m.thinking else {})
                 | ({"tool_calls": list(m.tool_calls)} if m.tool_calls else {}) for m in messages]
         out, size = [], 0
         try:
-            for part in self._template.generate(messages=said, add_generation_prompt=prompt, tools=None, documents=None,
-                                                **self._tokens):
+            for part in self._template.generate(messages=said, add_generation_prompt=prompt, documents=None,
+                                                tools=list(tools) or None, **self._tokens):
                 out.append(part)
                 size += len(part)
                 if size > LONGEST:
@@ -99,17 +105,21 @@ class JinjaTemplate:
             raise self._problem(error) from error
         return "".join(out)
 
-    def pieces(self, messages: tuple[Message, ...], *, prompt: bool = False) -> list[Piece]:
+    def pieces(self, messages: tuple[Message, ...], *, prompt: bool = False,
+               tools: Sequence[dict] = ()) -> list[Piece]:
         """A dialogue, cut where the assistant begins to speak and behind what it says."""
         for message in messages:
             words(message)
-        mark = next(c for c in map(chr, range(0xE000, 0xF900)) if not any(c in m.spoken for m in messages))
+        told = json.dumps(tools, ensure_ascii=False)
+        mark = next(c for c in map(chr, range(0xE000, 0xF900)) if not any(c in m.spoken for m in messages)
+                    and c not in told)
         marked = tuple(self._marked(message, mark) for message in messages)
-        whole, out, place = self.text(marked, prompt=prompt), [], 0
+        known = json.loads(self._names.sub(lambda found: parted(found[0], mark), told))
+        whole, out, place = self.text(marked, prompt=prompt, tools=known), [], 0
         for i, message in enumerate(messages):
             if message.role != "assistant":
                 continue
-            begun = self.text(marked[:i], prompt=True)
+            begun = self.text(marked[:i], prompt=True, tools=known)
             if len(begun) < place or not whole.startswith(begun):
                 continue                                    # rewritten later on: nobody says it, see `Renderer`
             stop = whole.find(self.end, len(begun))
@@ -132,11 +142,9 @@ class JinjaTemplate:
     def _marked(self, message: Message, mark: str) -> Message:
         """Words in which no control token's name is whole. The assistant's may hold those that are not special."""
         names = anyof(self.special | {self.end}) if message.role == "assistant" else self._names
-        def parted(text: str) -> str:
-            return names.sub(lambda found: found[0][:1] + mark + found[0][1:], text)
-
-        return SimpleNamespace(role=message.role, content=parted(message.content), thinking=parted(message.thinking),
-                               tool_calls=json.loads(parted(json.dumps(message.tool_calls, ensure_ascii=False))))
+        said, thought, calls = (names.sub(lambda found: parted(found[0], mark), text) for text in (
+            message.content, message.thinking, json.dumps(message.tool_calls, ensure_ascii=False)))
+        return SimpleNamespace(role=message.role, content=said, thinking=thought, tool_calls=json.loads(calls))
 
     def _cut(self, text: str, mark: str, turn: int = NOBODY) -> list[Piece]:
         """Text as pieces, without the marks; a name that was marked is text."""

@@ -5,6 +5,7 @@ token and whose words it is; `jinja` writes the same rules for other tools.  Whi
 of it.  Left out: the system messages some models have by default, and tool turns where their form is not one string.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -58,8 +59,13 @@ class Template:
         written = "\0".join([self.begin, self.header, self.end, self.answer, self.after, *self.turns.values()])
         return tuple(name for name in self.control if name in written)
 
-    def pieces(self, messages: tuple[Message, ...], *, prompt: bool = False) -> list[Piece]:
+    def pieces(self, messages: tuple[Message, ...], *, prompt: bool = False,
+               tools: Sequence[dict] = ()) -> list[Piece]:
         """A dialogue, and for a `prompt` the header behind it."""
+        if tools:
+            raise InputError(f"template {self.name} has no place for tools",
+                             why=f"this dialogue comes with {len(tools)}: how they are told is each model's own",
+                             hint="use a model's own template (template=auto), or take the column tools out")
         out, told = self._written(self.begin), ""
         if self.preamble and not (messages and messages[0].role == "system"):
             out += self._written(self.turns["system"], content=self.preamble)

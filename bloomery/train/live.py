@@ -58,11 +58,12 @@ class Meter:
     """The hook that logs every step: the objective's metrics, what the optimizer did, and how fast it all went.
 
     `flops_per_token` is what training costs by the model's shape, attention at full context; `peak` is FLOP/s of all
-    ranks together.  The time left is that of the steps since the first, validation and saving included.
+    ranks together; `epoch` is the share of the data that a step takes, where that is known.  The time left is that of
+    the steps since the first, validation and saving included.
     """
 
-    def __init__(self, log: MetricLog, *, flops_per_token: float, peak: float):
-        self.log, self.flops_per_token, self.peak = log, flops_per_token, peak
+    def __init__(self, log: MetricLog, *, flops_per_token: float, peak: float, epoch: float | None = None):
+        self.log, self.flops_per_token, self.peak, self.epoch = log, flops_per_token, peak, epoch
         self.began: tuple[int, float] | None = None         # the first step seen and when it ended
 
     def __call__(self, state: State, report: Report) -> None:
@@ -72,7 +73,8 @@ class Meter:
         left = (state.steps - state.step) * (seconds / steps if steps else report.seconds)
         self.log.log(state.step, **report.metrics, grad_norm=report.grad_norm, learning_rate=report.learning_rate,
                      tokens_per_second=rate, mfu=rate * self.flops_per_token / self.peak, memory_gb=held_gb(),
-                     eta_seconds=left, num_tokens=state.tokens)
+                     eta_seconds=left, num_tokens=state.tokens,
+                     **({} if self.epoch is None else {"epoch": state.step * self.epoch}))
 
 
 class LiveView:
@@ -150,6 +152,7 @@ def in_words(values: dict[str, float | str]) -> list[str]:
 AVERAGED = ("loss", "tokens_per_second", "mfu")             # one step says little of them
 LEFT_OUT = ("num_tokens", "supervised_tokens", "supervised_share", "packing_efficiency")        # logged, not shown
 WORDS = {
+    "epoch": lambda passed: f"epoch {passed:.2f}",
     "learning_rate": lambda rate: f"lr {rate:.2e}",
     "grad_norm": lambda norm: f"grad {norm:.2f}",
     "tokens_per_second": lambda rate: f"{shorten(rate)} tok/s",

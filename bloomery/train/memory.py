@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,10 @@ from bloomery.losses.linear_ce import head_bytes
 from bloomery.model.config import GATED, ModelConfig
 from bloomery.model.forest import Forest, Segments
 from bloomery.model.linear import Linear
+from bloomery.model.lora import LoraLinear
+from bloomery.model.nf4 import weight_bytes
+from bloomery.model.prefix import parts
+from bloomery.model.token_rows import TokenRows
 from bloomery.model.transformer import Transformer
 
 Checkpointing = Literal["none", "selective", "full"]
@@ -54,19 +58,54 @@ class Plan:
         return f"{self.total / 1e9:.2f} GB: {parts}"
 
 
+class Adapted(NamedTuple):
+    """Of a model that learns in part: how many weights do, and the bytes of all there are."""
+
+    learned: int
+    bytes_: float
+
+
+def adapted(model: Transformer) -> Adapted | None:
+    """What of a model learns, None for all of it. Frozen weights are in memory twice where products are narrower."""
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if learned == sum(p.numel() for p in model.parameters()):
+        return None
+    shadows = [layer.weight.numel() for layer in model.modules() if isinstance(layer, Linear)
+               and (layer.weight.dtype != model.compute or isinstance(layer, LoraLinear | TokenRows))]
+    return Adapted(learned, weight_bytes(model) + model.compute.itemsize * sum(shadows))
+
+
+def flops_per_token(model: Transformer) -> float:
+    """Training FLOPs for one token at full context: 6 a weight that learns, 4 a frozen one: nobody makes its gradient.
+
+    Attention as `ModelConfig.flops_per_token` counts it; an adapter's own weights are in none of the shape's counts, and
+    the network that says a prefix is run once a batch.
+    """
+    whole = model.config.flops_per_token()
+    if all(p.requires_grad for p in model.parameters()):
+        return whole
+    learned = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and name not in parts(model))
+    return whole - 2 * (model.config.parameters() - model.config.tables()) + 6 * learned
+
+
 def plan(config: ModelConfig, *, tokens: int, compute: torch.dtype = torch.bfloat16, optimizer: str = "adamw",
-         checkpointing: Checkpointing = "none", device: str = "cpu") -> Plan:
-    """What a model holds while it learns from micro-batches of `tokens`; `optimizer` is a name of `OptimizerConfig`."""
+         checkpointing: Checkpointing = "none", device: str = "cpu", adapted: Adapted | None = None) -> Plan:
+    """What a model holds while it learns from micro-batches of `tokens`; `optimizer` is a name of `OptimizerConfig`.
+
+    `adapted` says what of it learns, where that is not all.
+    """
     everything = config.parameters()
     matrices = everything - config.tables() - config.vocabulary * config.width       # those in blocks
-    moments = MOMENTS[optimizer] * everything + (4 * (everything - matrices) if optimizer == "muon" else 0)
+    learned, wide = (adapted.learned, 0) if adapted else (everything, everything - matrices)
+    moments = MOMENTS[optimizer] * learned + (4 * wide if optimizer == "muon" else 0)
     kept, size = kept_per_token(config, compute), compute.itemsize
     block = tokens * kept["none"]
     edges = 4 * tokens * config.width * size                                         # embedded, last norm, head, slope
     head = head_bytes(tokens, config.vocabulary, compute, device)
     again = 0 if checkpointing == "none" else block
-    stacks = 4 * matrices if optimizer == "muon" else 0                              # directions, stacked by shape
-    return Plan(weights=everything * (4 if size == 4 else 4 + size), gradients=4 * everything, moments=moments,
+    stacks = 4 * (learned - wide) if optimizer == "muon" else 0                      # directions, stacked by shape
+    weights = adapted.bytes_ if adapted else everything * (4 if size == 4 else 4 + size)
+    return Plan(weights=weights, gradients=4 * learned, moments=moments,
                 activations=tokens * config.depth * kept[checkpointing] + edges,
                 working=max(block + again, head, stacks), slack=HOLES * block + LIBRARIES)
 

@@ -15,6 +15,7 @@ from bloomery.data.likelihood import trained
 from bloomery.data.tasks import TaskBatch
 from bloomery.losses.parallel_ce import linear_cross_entropy
 from bloomery.model.forest import Forest
+from bloomery.model.token_rows import learned_rows
 from bloomery.model.transformer import Transformer
 
 Metrics = dict[str, float]
@@ -34,9 +35,11 @@ def causal_lm(model: Transformer, batch: Batch, *, label_smoothing: float = 0.0,
     rows, count = trained(batch)
     weights = batch.weights[rows]
     weights[count:] = 0
+    weight, learned = learned_rows(model.head)
     loss, figures = linear_cross_entropy(
-        hidden[rows], model.head.weight, batch.targets[rows], weights, shadow=model.head.compute_weight(hidden.dtype),
-        label_smoothing=label_smoothing, z_loss=z_loss, softcap=model.config.head_softcap, entropy=entropy)
+        hidden[rows], weight, batch.targets[rows], weights, shadow=model.head.compute_weight(hidden.dtype),
+        learned=learned, label_smoothing=label_smoothing, z_loss=z_loss, softcap=model.config.head_softcap,
+        entropy=entropy)
     metrics = {"loss": float((figures.nll * weights).sum()),
                "mean_token_accuracy": float((figures.correct * weights).sum())}
     if entropy:

@@ -17,10 +17,13 @@ from torch import Tensor, nn
 from bloomery.core.config import Fixed
 from bloomery.core.errors import InputError
 from bloomery.model.lora import lora_layers
+from bloomery.model.token_rows import learned_rows
 from bloomery.model.transformer import Transformer
 from bloomery.train.muon import Iteration, Muon
 from bloomery.train.paged import MOMENTS, SMALLEST, AdamW8bit
 from bloomery.train.schedule import ScheduleConfig
+
+DECAY = 0.1
 
 
 class OptimizerConfig(ScheduleConfig):
@@ -28,7 +31,8 @@ class OptimizerConfig(ScheduleConfig):
 
     name: Annotated[Literal["adamw", "muon", "sgd", "adamw8bit"], Fixed()] = Field(
         "adamw", description="muon: hidden matrices by Muon, the rest by AdamW; adamw8bit: moments in 8 bits")
-    weight_decay: float = Field(0.1, ge=0, description="decay of matrices; vectors never decay")
+    weight_decay: float | None = Field(None, ge=0, description="decay of matrices; vectors never decay; default 0.1, "
+                                                               "and none where only some weights learn")
     decay_embeddings: bool = Field(True, description="whether embedding and head decay as other matrices do")
     embedding_lr: float = Field(1.0, gt=0, description="learning rate of embedding and head as a multiple of lr")
     beta1: float = Field(0.9, ge=0, lt=1, description="memory of the gradient")
@@ -44,16 +48,17 @@ class OptimizerConfig(ScheduleConfig):
 
 def optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
     """Optimizers that together hold every trainable weight once: the one asked for, then AdamW for what it leaves."""
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    edges = {model.embedding.weight, model.head.weight}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    config = settled(config, whole=len(trainable) == len([*model.parameters()]))
+    edges = {learned_rows(side)[0] for side in (model.embedding, model.head)}
     if config.name == "sgd":
-        return [sgd(trainable.values(), config, edges)]
+        return [sgd(trainable, config, edges)]
     taken: set[Tensor] = set()
     if config.name == "muon":
-        taken = {p for name, p in trainable.items() if p.dim() == 2 and name.startswith("blocks.")}
+        taken = {p for p in model.blocks.parameters() if p.dim() == 2 and p.requires_grad}
     elif config.name == "adamw8bit":
-        taken = {p for p in trainable.values() if p.numel() >= SMALLEST}
-    first, rest = ([p for p in trainable.values() if (p in taken) is mine] for mine in (True, False))
+        taken = {p for p in trainable if p.numel() >= SMALLEST}
+    first, rest = ([p for p in trainable if (p in taken) is mine] for mine in (True, False))
     made: list[torch.optim.Optimizer] = []
     if first and config.name == "muon":
         made.append(Muon(first, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay,
@@ -63,6 +68,15 @@ def optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.optim.
         made.append(AdamW8bit(groups(first, config, edges), lr=config.lr, betas=(config.beta1, config.beta2),
                               eps=config.eps, paged=config.paged))
     return [*made, adamw(rest, config, edges)] if rest else made
+
+
+def settled(config: OptimizerConfig, *, whole: bool) -> OptimizerConfig:
+    """The options with their decay, whether all weights learn or only some.
+
+    An adapter's weights are a change, and to pull it to zero is to pull the model to its base.
+    """
+    return config if config.weight_decay is not None else \
+        config.model_copy(update={"weight_decay": DECAY if whole else 0.0})
 
 
 def adamw(parameters: Iterable[Tensor], config: OptimizerConfig, edges: Set[Tensor] = frozenset()) -> torch.optim.AdamW:
@@ -86,7 +100,7 @@ def groups(parameters: Iterable[Tensor], config: OptimizerConfig, edges: Set[Ten
     for p in parameters:
         edge = p in edges
         decays = p.dim() >= 2 and (config.decay_embeddings or not edge)
-        decay, scale = config.weight_decay if decays else 0.0, config.embedding_lr if edge else 1.0
+        decay, scale = config.weight_decay or 0.0 if decays else 0.0, config.embedding_lr if edge else 1.0
         alike.setdefault((decay, scale, getattr(p, "device_mesh", None)), []).append(p)
     return [{"params": same, "weight_decay": decay, "scale": scale} for (decay, scale, _), same in alike.items()]
 

@@ -28,7 +28,7 @@ from bloomery.train.guard import Guard, GuardConfig
 from bloomery.train.hooks import BEST_STEP, EarlyStopping, Hook, every, on_signal, stop_signal
 from bloomery.train.live import LiveView, Meter, peak_rate
 from bloomery.train.loop import fit
-from bloomery.train.memory import Checkpointing, checkpointed, free_gb, plan
+from bloomery.train.memory import Checkpointing, adapted, checkpointed, flops_per_token, free_gb, plan
 from bloomery.train.objective import Metrics, Objective
 from bloomery.train.optim import OptimizerConfig
 from bloomery.train.parallel import ParallelConfig, Sharded
@@ -71,9 +71,10 @@ class TrainingConfig(Settings):
 
 def train(model: Transformer, config: TrainingConfig, out: Path, *, name: str, stream: Stream, objective: Objective,
           validate: Callable[[Transformer], Metrics], preview: Preview | None = None, blame: Blame | None = None,
-          extra: tuple[Hook, ...] = (), penalty: Penalty | None = None) -> State:
+          extra: tuple[Hook, ...] = (), penalty: Penalty | None = None, epoch: float | None = None) -> State:
     """Train `model`, going on from the newest checkpoint below `out`; the last metrics are in `state.best`.
 
+    `epoch` is the share of the data that a step takes, for those who count in epochs.
     The trained model is `state.model`, whole on every rank.  Raises `Preempted` after saving when asked to stop,
     `BloomeryError` when training has diverged.
     """
@@ -106,7 +107,8 @@ def train(model: Transformer, config: TrainingConfig, out: Path, *, name: str, s
             MetricLog(out, name=name, resume_step=state.step, listeners=(view, trackers)) as log:
         if state.step == 0:
             measure(state)
-        meter = Meter(log, flops_per_token=model.config.flops_per_token(), peak=peak_rate(model.compute) * team.size)
+        meter = Meter(log, flops_per_token=flops_per_token(model), peak=peak_rate(model.compute) * team.size,
+                      epoch=epoch)
         samples = [sample_every(config.sample_every, preview, out, resume_step=state.step)] \
             if config.sample_every and preview and team.leads and not isinstance(state.ranks, Sharded) else []
         hooks = (*([average] if average else []), meter, tell_refusals(log, blame),
@@ -151,7 +153,8 @@ def prepared(model: Transformer, config: TrainingConfig, home: Path, team: Team,
         checkpoint.load(state, Path(path), saved, identity=identity, accept=config.accept_change)
     first = list(stream(state.step)) if state.step < state.steps else []
     told = plan(model.config, tokens=max((len(batch.ids) for batch in first), default=1), compute=model.compute,
-                optimizer=config.optimizer.name, checkpointing=config.recompute, device=team.device.type)
+                optimizer=config.optimizer.name, checkpointing=config.recompute, device=team.device.type,
+                adapted=adapted(model))
     say(f"  {name}: goes on after step {state.step} of {state.steps}" if saved else f"  {name}: {why}")
     say(f"  {name}: memory {told}" + (f"; {team.size} ranks" if team.size > 1 else ""))
     if told.total / 1e9 > free_gb():
@@ -161,7 +164,7 @@ def prepared(model: Transformer, config: TrainingConfig, home: Path, team: Team,
         compiled(model, lambda: objective(model, first[0])[0])
     if team.leads and not saved:                                # two checkpoints must fit before work is begun
         home.mkdir(parents=True, exist_ok=True)
-        check_space(home, round(2 * (4 * model.config.parameters() + told.moments)))
+        check_space(home, round(2 * (told.gradients + told.moments)))           # a gradient is as large as its weight
     return state, identity
 
 

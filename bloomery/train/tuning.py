@@ -9,11 +9,10 @@ from typing import Annotated
 from pydantic import Field
 
 from bloomery.core.config import Fixed, Input
-from bloomery.core.errors import InputError
 from bloomery.core.metrics import say
-from bloomery.model.adapt import merge
-from bloomery.model.peft_files import save_adapter
-from bloomery.model.store import load_config, load_model, save_model
+from bloomery.model.adapt import merge, merges
+from bloomery.model.peft_files import adapter_base, save_adapter
+from bloomery.model.store import is_model, load_config, load_model, save_generation, save_model
 from bloomery.model.transformer import Transformer
 from bloomery.text.chat import Renderer, load_renderer
 from bloomery.train.session import TrainingConfig
@@ -37,21 +36,30 @@ def open_model(config: TuningConfig, *, train: str = "assistant") -> tuple[Trans
 
 def export(model: Transformer, renderer: Renderer, out: Path) -> None:
     """A Hugging Face folder that chats."""
-    tokenizer = renderer.tokenizer
-    save_model(model, out, bos=tokenizer.begin, eos=[*dict.fromkeys((renderer.end, tokenizer.eos))])
-    tokenizer.save(out, context=model.config.context, chat_template=renderer.template.jinja())
+    save_model(model, out, bos=renderer.tokenizer.begin, eos=ends(renderer))
+    renderer.tokenizer.save(out, context=model.config.context, chat_template=renderer.template.jinja())
 
 
 def export_adapter(model: Transformer, renderer: Renderer, out: Path, *, base: str) -> Transformer | None:
-    """`out/adapter` with the adapter and the tokenizer; the model with plain weights, None where there is no such."""
-    folder = out / "adapter"
+    """The adapter and the tokenizer, in `out/adapter`; the model with plain weights.
+
+    An adapter that is no change of weights is all there is: `out` itself is then its folder, which opens as a model
+    does as long as its base is there, and None is returned.
+    """
+    folder = out / "adapter" if merges(model) else out
+    base = base if merges(model) else str(adapter_base(Path(base)) or base)
     save_adapter(model, folder, base=base)
     renderer.tokenizer.save(folder, context=model.config.context, chat_template=renderer.template.jinja())
-    try:
+    save_generation(folder, model.config.context, bos=renderer.tokenizer.begin, eos=ends(renderer))
+    if merges(model):
         return merge(model)
-    except InputError as error:
-        say(f"  only the adapter is written, to {folder}: {error.why}")
-        return None
+    say(f"  only an adapter is written, which opens as a model does; it needs its base: {base}")
+    return None
+
+
+def ends(renderer: Renderer) -> list[int]:
+    """What ends a generation: the turn-end first."""
+    return [*dict.fromkeys((renderer.end, renderer.tokenizer.eos))]
 
 
 def foretold(config: TuningConfig, planned: dict[str, dict] | None, *, samples: int, tokens_each: int,
@@ -61,7 +69,7 @@ def foretold(config: TuningConfig, planned: dict[str, dict] | None, *, samples: 
     `samples` a step of about `tokens_each` tokens; `passes` counts the work a token costs in training steps' worth.
     """
     model = (planned or {}).get(config.model, {}).get("model")
-    if model is None and not (Path(config.model) / "config.json").is_file():
+    if model is None and not is_model(Path(config.model)):
         return {}
     model = model or load_config(Path(config.model))
     tokens = config.steps * samples * min(tokens_each, model.context)

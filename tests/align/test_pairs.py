@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
-from bloomery.align.pairs import Pair, pair_batch, render_pairs
-from bloomery.align.preference import paired, preference, score_pairs
+from bloomery.align.batches import pair_batch, paired
+from bloomery.align.objectives import LossConfig, preference
+from bloomery.align.pairs import Pair, render_pairs
+from bloomery.align.reference import score_pairs
 from bloomery.core.errors import InputError
 from bloomery.core.records import Message, Preference
 from bloomery.data.batch import forest, sequence
@@ -57,7 +59,7 @@ def test_a_step_is_the_same_however_pairs_are_batched(smoothing):
         state = fresh(model, OptimizerConfig(lr=1.0, warmup=0.0), steps=1)
         state.optimizers = [torch.optim.SGD(model.parameters())]
         before = [p.detach().clone() for p in model.parameters()]
-        losses.append(train_step(state, batches, preference("dpo", beta=0.5, smoothing=smoothing), None).metrics)
+        losses.append(train_step(state, batches, preference(LossConfig(beta=0.5, smoothing=smoothing)), None).metrics)
         gradients.append([b - p.detach() for b, p in zip(before, model.parameters(), strict=True)])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
@@ -68,7 +70,7 @@ def test_training_starts_at_ln_2_with_no_margin_and_then_prefers_the_chosen():
     pairs, model = some_pairs(), Transformer(CONFIG, seed=1)
     stream = paired(pairs, score_pairs(model, pairs, 1000), size=9, micro_tokens=1000, seed=0)
     state = fresh(model, OptimizerConfig(lr=1e-2, warmup=0.0), steps=12)
-    dpo = preference("dpo", beta=0.1, smoothing=0.0)
+    dpo = preference(LossConfig())
     reports = [train_step(state, stream(step), dpo, 1.0).metrics for step in range(12)]
     assert reports[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert reports[0]["rewards/margins"] == pytest.approx(0, abs=1e-5)
@@ -92,7 +94,8 @@ def test_what_cannot_be_used_is_dropped_and_counted():
     ask = (Message("user", "Is it?"),)
     rows = [Preference(ask, "yes", "no"), Preference(ask, "yes ", " yes"), Preference(ask, "yes", "no" * 100)]
     pairs, counts = render_pairs(rows, renderer, 60, where="rows.jsonl")
-    assert counts == {"pairs": 1, "dropped/too_long": 1, "dropped/equal_answers": 1} and len(pairs) == 1
+    assert counts == {"pairs": 1, "dropped/too_long": 1, "dropped/equal_answers": 1, "dropped/empty_answers": 0}
+    assert len(pairs) == 1
     assert pairs[0].chosen == renderer.answer("yes") and pairs[0].prompt == renderer.prompt(ask)
     with pytest.raises(InputError, match="no preference pair is left") as caught:
         render_pairs(rows[1:], renderer, 60, where="rows.jsonl")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from bloomery.core import files
+from bloomery.core import unpacking
 from bloomery.core.errors import InputError
 from bloomery.core.files import Quarantine, rows
 
@@ -34,7 +34,7 @@ def test_bad_json_lines_cost_only_themselves(tmp_path):
 
 
 def test_a_line_longer_than_a_chunk_is_one_row(tmp_path):
-    text = "x" * (3 * files.CHUNK + 7)
+    text = "x" * (3 * unpacking.CHUNK + 7)
     path = write(tmp_path, "a.jsonl", json.dumps({"text": text}).encode() + b'\n{"text": "y"}\n')
     assert read(path) == [({"text": text}, "1"), ({"text": "y"}, "2")]
 
@@ -182,7 +182,7 @@ def test_rows_do_not_depend_on_chunks_or_compression(tmp_path_factory, texts, ch
     lines = "".join(json.dumps({"t": text}, ensure_ascii=False) + "\n" for text in texts).encode()
     plain, zipped = write(folder, "a.jsonl", lines), write(folder, "a.jsonl.gz", gzip.compress(lines))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "CHUNK", chunk)
+        patch.setattr(unpacking, "CHUNK", chunk)
         expected = [({"t": text}, str(line)) for line, text in enumerate(texts, 1)]
         assert read(plain) == read(zipped) == expected
 

@@ -174,6 +174,13 @@ def test_what_it_costs_is_foretold(home):
     assert ewc.forecast(ewc.Config(model="not/made/yet", data="d")) == {}
 
 
+def test_columns_of_other_names_are_read(home, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"asked": "where?", "said": "north"}) + "\n")
+    config = ewc.Config(model=str(home / "model"), data=str(tmp_path / "rows.jsonl"),
+                        columns={"asked": "prompt", "said": "completion"})
+    assert len(ewc.texts(config, load_model(home / "model"))) == 1
+
+
 def test_texts_it_cannot_be_measured_on_are_refused(home, tmp_path):
     (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "where " * 40, "completion": "north"}) + "\n")
     with pytest.raises(InputError, match="nothing to measure on"):

@@ -23,14 +23,6 @@ def engine(kind: type[Transformer] = Transformer, **options) -> Engine:
     return Engine(model, **{"slots": 4, "chunk": 8} | options)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("options", [{}, {"slots": 1}, {"reuse": False}, {"context": 5}], ids=str)
 def test_an_honest_engine_passes(options):
     report = self_test(engine(**options))

@@ -34,14 +34,6 @@ HOW = Sampling(temperature=0.9, top_p=0.95, repetition_penalty=1.1)
 LONG = tuple(3 * i % 59 for i in range(21))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def made(config: ModelConfig = PLAIN, *, seed: int = 1, compute: torch.dtype = torch.float32) -> Transformer:
     """Weights so large that tokens are far from equally likely and attention counts."""
     model = Transformer(config, seed=seed, compute=compute)

@@ -190,6 +190,15 @@ def test_tasks_bear_the_names_of_their_source(files):
     assert {record.task for record in pooled(config(sources=one), Quarantine(), seed=0)} == {"sums"}
 
 
+def test_an_answer_of_which_nothing_is_left_is_set_aside(files):
+    write_jsonl(files / "ends.jsonl", [{"prompt": "Who?", "completion": "<end>"},
+                                       {"prompt": "Where?", "completion": "Here.<end>"}])
+    quarantine = Quarantine()
+    pool = pooled(config(sources={"ends": {"data": str(files / "ends.jsonl"), "ends": "<end>"}}), quarantine, seed=0)
+    assert [record.messages[-1].content for record in pool] == ["Here."]
+    assert quarantine.reasons == {"an empty answer before <end>": 1}
+
+
 def test_examples_per_task_keeps_some_chosen_by_hash(files):
     sources = {"sums": {"data": str(files / "sums.jsonl")}}
     pool = pooled(config(sources=sources, examples_per_task=12), Quarantine(), seed=0)

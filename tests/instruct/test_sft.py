@@ -2,7 +2,7 @@
 
 import json
 import math
-import signal
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,31 +11,23 @@ import torch
 from instruct_data import dialogues, row
 
 from bloomery.core.errors import ConfigError, InputError, Preempted
-from bloomery.core.files import write_jsonl
+from bloomery.core.files import Quarantine, write_jsonl
 from bloomery.core.metrics import read_metrics
-from bloomery.data.formats import conversation_row
+from bloomery.data.formats import conversation_row, conversations
 from bloomery.data.tasks import Example, micro_batches
 from bloomery.instruct import run as sft
 from bloomery.instruct.examples import by_split, packed, rendered_runs
 from bloomery.instruct.measures import ending, objective
 from bloomery.losses.token import token_nll
 from bloomery.model.forest import Forest
-from bloomery.model.peft_files import load_adapter
+from bloomery.model.peft_files import load_adapter, load_adapter_config
 from bloomery.model.store import load_model
 from bloomery.text.chat import load_renderer
 from bloomery.train.hooks import stop_signal
 
 FAST = {"steps": 4, "examples": 8, "precision": "fp32", "validate_every": 2, "beside_base": 0,
         "optimizer": {"lr": 1e-2, "warmup": 0.0}}
-
-
-@pytest.fixture(autouse=True)
-def handlers():
-    """A stage puts in signal handlers of its own; the test process gets its own back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 def made(out: Path, base: Path, **options) -> dict:
@@ -166,16 +158,23 @@ def test_every_way_of_adapting_learns_and_is_exported_whole(base, chats, tmp_pat
 @pytest.mark.parametrize("method", ["prefix", "adapter"])
 def test_what_is_no_change_of_a_matrix_is_exported_as_an_adapter(base, chats, tmp_path, method):
     made(tmp_path / "out", base, data=str(chats), validation=str(chats), steps=16,
-         adapt={"method": method, "prefix_tokens": 4})
+         adapt={"method": method, "prefix_tokens": 4}, sample_every=8, sample_prompts=("Why?",), beside_base=2)
     rows = [r for r in read_metrics(tmp_path / "out/metrics.jsonl") if "val_loss" in r]
     assert rows[-1]["val_loss"] < rows[0]["val_loss"] - 0.02
     assert not (tmp_path / "out/config.json").exists()
-    again = load_adapter(load_model(base), tmp_path / "out/adapter")
-    renderer = load_renderer(tmp_path / "out/adapter")
+    again, renderer = load_model(tmp_path / "out"), load_renderer(tmp_path / "out")
     examples, _ = rendered_runs(dialogues(), renderer, 92, where="here")
     batches = micro_batches(examples, 1000)
     loss = sum(objective(again, batches[i])[1]["loss"] for i in range(len(batches))) / batches.count
     assert loss == pytest.approx(rows[-1]["val_loss"], rel=1e-4)
+    answers = json.loads((tmp_path / "out/answers.json").read_text())
+    assert answers and all({"base", "tuned"} == row["answers"].keys() for row in answers)
+    made(tmp_path / "more", tmp_path / "out", data=str(chats), validation=str(chats), steps=16,
+         adapt={"method": method})
+    more = [r for r in read_metrics(tmp_path / "more/metrics.jsonl") if "val_loss" in r]
+    assert more[0]["val_loss"] == pytest.approx(rows[-1]["val_loss"], rel=1e-4)
+    assert more[-1]["val_loss"] < more[0]["val_loss"]
+    assert load_adapter_config(tmp_path / "more")["base_model_name_or_path"] == str(base)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -214,8 +213,7 @@ def test_retention_and_early_stopping_are_options_of_the_stage(base, chats, tmp_
 @pytest.mark.parametrize(("options", "what"), [
     ({}, "give data"), ({"data": "x", "mixture": {}}, "give data"),
     ({"data": "x", "adapt": {"method": "lora"}, "parallel": {"shard": 2}}, "not split"),
-    ({"data": "x", "adapt": {"method": "lora"}, "retention": {"ewc": {"fisher": "y"}}}, "frozen anyway"),
-    ({"data": "x", "adapt": {"method": "prefix"}, "sample_every": 5}, "no samples")])
+    ({"data": "x", "adapt": {"method": "lora"}, "retention": {"ewc": {"fisher": "y"}}}, "frozen anyway")])
 def test_options_that_exclude_each_other_are_told_before_anything_is_read(base, tmp_path, options, what):
     with pytest.raises(ConfigError, match=what):
         made(tmp_path / "out", base, **options)
@@ -227,3 +225,21 @@ def test_training_on_the_last_turn_or_on_everything_changes_the_share(base, tmp_
     shares = [made(tmp_path / kind, base, data=str(tmp_path / "rows.jsonl"), steps=1, train_on=kind)["supervised_share"]
               for kind in ("last", "assistant", "all")]
     assert shares == sorted(shares) and shares[0] < shares[1] < shares[2] == 1.0
+
+
+def test_what_may_be_called_is_told_by_a_models_own_template_and_steps_count_in_epochs(base, tmp_path):
+    source = "{%- if tools %}{{ '<|im_start|>tools\\n' + (tools | tojson) + '<|im_end|>\\n' }}{% endif -%}"
+    shutil.copytree(base, tmp_path / "base")
+    template = tmp_path / "base/chat_template.jinja"
+    template.write_text(source + template.read_text())
+    calling = {"messages": [{"role": "user", "content": "1 and 2?"}, {"role": "assistant", "content": "add"}],
+               "tools": [{"type": "function", "function": {"name": "add"}}]}
+    write_jsonl(tmp_path / "rows.jsonl", [calling] * 6)
+    made(tmp_path / "out", tmp_path / "base", data=str(tmp_path / "rows.jsonl"), examples=3)
+    rows = [r for r in read_metrics(tmp_path / "out/metrics.jsonl") if "learning_rate" in r]
+    assert [r["epoch"] for r in rows] == [0.5, 1.0, 1.5, 2.0]
+    renderer = load_renderer(tmp_path / "out")
+    (run, *_), _ = rendered_runs(conversations(str(tmp_path / "rows.jsonl"), Quarantine()), renderer, 90, where="here")
+    assert '"name": "add"' in renderer.tokenizer.decode(list(run.ids))
+    with pytest.raises(InputError, match="no place for tools"):
+        made(tmp_path / "none", base, data=str(tmp_path / "rows.jsonl"))

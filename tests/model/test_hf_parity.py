@@ -176,7 +176,9 @@ def test_interleaved_pairs_are_exported_as_halves(tmp_path, change):
 
 @pytest.mark.parametrize("change", [
     {"activation": "relu2"}, {"norm_order": "post"}, {"positions": "sinusoidal"}, {"positions": "none"},
-    {"rope": Rope(type="yarn_paper", factor=4.0, original_context=24)}, {"norm": "layer", "residual_init": "zero"}],
+    {"rope": Rope(type="yarn_paper", factor=4.0, original_context=24)}, {"norm": "layer", "residual_init": "zero"},
+    {"width": 36, "heads": 4, "kv_heads": 4, "head_width": 6, "norm": "layer", "positions": "learned", "biases": "all",
+     "activation": "gelu_tanh", "tied": True}],
     ids=str)
 def test_what_no_family_can_say_has_a_form_of_its_own(tmp_path, change):
     config = LLAMA.model_copy(update=change)

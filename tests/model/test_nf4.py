@@ -2,13 +2,13 @@
 
 import copy
 
+import adapted_models
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from bloomery.model.cache import Cache
 from bloomery.model.config import ModelConfig
-from bloomery.model.forest import Forest, roots
 from bloomery.model.lora import LoraConfig
 from bloomery.model.lora import attach as attach_lora
 from bloomery.model.nf4 import BLOCK, CODES, NF4Linear, quantise, quantised, restored, spread, weight_bytes
@@ -23,15 +23,11 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def logits(model: Transformer) -> torch.Tensor:
-    return model.logits(model(IDS, torch.arange(len(IDS)), Forest(roots([len(IDS)]))))
+    return adapted_models.logits(model, IDS)
 
 
 def loud(compute: torch.dtype = torch.float32, **changes) -> Transformer:
-    model = Transformer(CONFIG.model_copy(update=changes), seed=3, compute=compute)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.mul_(4 if weight.dim() > 1 else 1)
-    return model
+    return adapted_models.loud(CONFIG.model_copy(update=changes), times=4, seed=3, compute=compute)
 
 
 def test_the_codes_are_quantiles_of_a_normal_distribution():

@@ -5,46 +5,29 @@ from pathlib import Path
 
 import pytest
 import torch
+from adapted_models import GPT2, IDS, SHAPE, disturbed, logits, loud
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bloomery.core.errors import InputError
 from bloomery.model.adapt import AdaptConfig, adapt, trained_weights
-from bloomery.model.config import ModelConfig
-from bloomery.model.forest import Forest, roots
 from bloomery.model.lora import lora_layers
 from bloomery.model.peft_files import CONFIG, PREFIX, WEIGHTS, load_adapter, save_adapter
 from bloomery.model.store import load_model, save_model
 from bloomery.model.transformer import Transformer
 
-SHAPE = ModelConfig(vocabulary=40, context=32, depth=2, width=32, heads=4, kv_heads=2, head_width=8, hidden=48)
 KINDS = {"llama": SHAPE, "interleaved": SHAPE.model_copy(update={"positions": "rope_interleaved"}),
          "qwen2": SHAPE.model_copy(update={"biases": "qkv"}),
-         "gpt2": SHAPE.model_copy(update={"kv_heads": 4, "norm": "layer", "positions": "learned", "biases": "all",
-                                          "activation": "gelu_tanh", "tied": True})}
-IDS = torch.arange(20) * 7 % 40
+         "gpt2": GPT2}
 
 
 def base(kind: str = "llama") -> Transformer:
-    model = Transformer(KINDS[kind], seed=0)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.mul_(4 if weight.dim() > 1 else 1)
-    return model
+    return loud(KINDS[kind])
 
 
 def learned(kind: str = "llama", **options: object) -> Transformer:
-    model = adapt(base(kind), AdaptConfig(**{"method": "lora", "rank": 4, "alpha": 8.0, "prefix_tokens": 4} | options))
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in trained_weights(model).values():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
-    return model
-
-
-@torch.no_grad()
-def logits(model: Transformer) -> Tensor:
-    return model.logits(model(IDS, torch.arange(len(IDS)), Forest(roots([len(IDS)]))))
+    return disturbed(adapt(base(kind), AdaptConfig(**{"method": "lora", "rank": 4, "alpha": 8.0, "prefix_tokens": 4}
+                                                   | options)))
 
 
 @pytest.mark.parametrize("kind", KINDS)

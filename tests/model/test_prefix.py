@@ -4,6 +4,7 @@ import copy
 import json
 from functools import partial
 
+import adapted_models
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -30,15 +31,11 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def loud(compute: torch.dtype = torch.float32, **changes) -> Transformer:
-    model = Transformer(CONFIG.model_copy(update=changes), seed=1, compute=compute)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.mul_(10 if weight.dim() > 1 else 1)
-    return model
+    return adapted_models.loud(CONFIG.model_copy(update=changes), times=10, seed=1, compute=compute)
 
 
 def logits(model: Transformer, memory: object = None) -> torch.Tensor:
-    return model.logits(model(IDS, torch.arange(len(IDS)), memory or Forest(roots([len(IDS)]))))
+    return adapted_models.logits(model, IDS, memory)
 
 
 def forest_of(lengths: list[int], parents: list[int]) -> Segments:

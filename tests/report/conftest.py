@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from report_runs import HOSTILE, Run, answer_rows, curation_files, lines, preference_rows, training_rows
+from report_runs import HOSTILE, Run, answer_rows, curation_files, lines, made_card, preference_rows, training_rows
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +32,8 @@ def whole_run(tmp_path_factory) -> list[str]:
                  "sft.answer_nll_base": 2.911, "sft.answer_nll": 1.402, "sft.exact_match": 0.31,
                  "dpo.preference_accuracy": 0.832, "dpo.preference_accuracy_sft": 0.611,
                  "dpo.preference_accuracy_by_kind": {"fact": 0.91, "form": 0.754}})
+    run.stage("reward", reads=("evaluate",), accuracy=0.76,
+              files=lambda out: (out / "card.json").write_text(json.dumps(made_card("one", "two"))))
     return run.folders
 
 

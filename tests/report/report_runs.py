@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
+from bloomery.align.rankings import Ranked
+from bloomery.align.report_card import pairs_of, report_card
 from bloomery.core.artifacts import produce
 
 HOSTILE = ('<script>window.stolen = 1</script></pre></script><img src=x onerror="window.stolen=1">'
@@ -100,3 +103,12 @@ def answer_rows() -> list[dict]:
                                ("exists", "says whether a path refers to something"), ("split", "splits a path in two"),
                                ("isdir", "says whether a path is a folder"), ("abspath", "makes a path absolute"),
                                ("getsize", "returns the size of a file"), ("samefile", "compares two paths")]]
+
+
+def made_card(*names: str) -> dict:
+    """Marks of models whose scores are the answer's place and noise."""
+    groups = [Ranked([1], [[2] * (2 + i % 5), [2] * (3 + i % 3)], (1, 2), margin=float(i % 3), kind="ab"[i % 2],
+                     question=str(i)) for i in range(300)]
+    noise = torch.randn(len(names), 600, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    place = torch.tensor([1.0, 0.0]).repeat(300)
+    return report_card({name: place + own for name, own in zip(names, noise, strict=True)}, pairs_of(groups))

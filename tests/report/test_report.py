@@ -157,10 +157,10 @@ def test_data_block_cannot_end_its_script(new_run, tmp_path):
 def test_order_and_graph_follow_parents(whole_run, tmp_path):
     _, content = made(list(reversed(whole_run)), tmp_path)
     names = [s["stage"] for s in content["stages"]]
-    assert names == ["curate", "tokenizer", "instructions", "shards", "pretrain", "sft", "dpo", "evaluate"]
+    assert names == ["curate", "tokenizer", "instructions", "shards", "pretrain", "sft", "dpo", "evaluate", "reward"]
     layers, arrows = in_layers({s["id"]: s["reads"] for s in content["stages"]})
-    assert [len(layer) for layer in layers] == [1, 2, 2, 2, 1, 1, 1]
-    assert len(arrows) == 8                                     # of 15 reads, 7 are implied by longer paths
+    assert [len(layer) for layer in layers] == [1, 2, 2, 2, 1, 1, 1, 1]
+    assert len(arrows) == 9                                     # of 16 reads, 7 are implied by longer paths
     assert sum(isinstance(place, Pass) for layer in layers for place in layer) == 2
 
 

@@ -1,15 +1,13 @@
 """The report in a browser that is offline: nothing is asked for, nothing breaks, nothing sticks out."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from bloomery.report.run import Config, run
+from tests.browsing import WIDTHS, listen, needs_browser
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")]
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -17,15 +15,6 @@ def address(whole_run, tmp_path_factory) -> str:
     out: Path = tmp_path_factory.mktemp("page")
     run(Config(runs=whole_run), out)
     return (out / "report.html").as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM,
-                                         args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -37,14 +26,9 @@ def opened(browser, address):
         if not request.url.startswith(("file:", "data:")):
             faults.append(request.url)
 
-    def said(message):
-        if message.type in ("error", "warning"):
-            faults.append(message.text)
-
     def at(width: int, scheme: str = "light"):
-        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        page.on("console", said)
-        page.on("pageerror", lambda error: faults.append(str(error)))
+        page = browser.new_page(viewport={"width": width, "height": WIDTHS[width]}, color_scheme=scheme)
+        listen(page, faults)
         page.on("request", asked)
         page.goto(address)
         page.wait_for_function("document.querySelectorAll('.plot svg.main-svg').length > 0")
@@ -57,7 +41,17 @@ def opened(browser, address):
     assert faults == []
 
 
-@pytest.mark.parametrize("width", [1366, 390])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_bars_anyone_from_it(opened, barriers, width, scheme):
+    page = opened(width, scheme)
+    assert barriers(page) == []
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    page.wait_for_timeout(200)
+    assert barriers(page) == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_fits_and_keeps_quiet(opened, width, scheme):
     page = opened(width, scheme)

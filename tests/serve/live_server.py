@@ -10,7 +10,6 @@ from pathlib import Path
 
 import httpx2 as httpx
 import torch
-import uvicorn
 
 from bloomery.model.config import ModelConfig
 from bloomery.model.store import save_model
@@ -18,12 +17,13 @@ from bloomery.model.transformer import Transformer
 from bloomery.serve.app import create_app
 from bloomery.serve.limits import guarded
 from bloomery.serve.models import Models
+from bloomery.serve.run import listening, server
 from bloomery.serve.settings import ServeSettings
 from bloomery.text.chat import Renderer
 from bloomery.text.tokenizer import train_tokenizer
 
 CORPUS = ["The furnace turns ore into iron, and iron into tools. Where is the old green boat? It is at sea, in winter."]
-SETTINGS = {"port": 0, "slots": 8, "dtype": "fp32", "chunk": 16, "access_log": False}
+SETTINGS = {"port": 0, "slots": 8, "dtype": "fp32", "chunk": 16, "access_log": False, "shutdown_seconds": 2}
 
 
 def make_folder(folder: Path, *, chat: bool = True, seed: int = 0, context: int = 256, gain: float = 4,
@@ -70,21 +70,30 @@ class Running:
 def running(models: Models, settings: ServeSettings, wrap: Callable = lambda app: app) -> Iterator[Running]:
     """Serve in a thread for as long as the block lasts. `wrap` stands between the application and its guards."""
     app = create_app(models, settings)
-    config = uvicorn.Config(guarded(wrap(app), settings), host="127.0.0.1", port=0, http="h11", log_config=None,
-                            lifespan="on", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
+    place = listening(settings)
+    one = server(guarded(wrap(app), settings), settings)
+    thread = threading.Thread(target=one.run, kwargs={"sockets": [place]}, daemon=True)
     thread.start()
-    while not server.started:
+    while not one.started:
         assert thread.is_alive(), "the server did not start"
         time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield Running(f"http://127.0.0.1:{port}", app, models, settings)
+        yield Running(f"http://127.0.0.1:{place.getsockname()[1]}", app, models, settings)
     finally:
-        server.should_exit = True
+        one.should_exit = True
         thread.join(20)
+        place.close()
         assert not thread.is_alive(), "the server did not stop"
+
+
+def comes(condition: Callable[[], object], seconds: float = 120) -> bool:
+    """Whether something becomes true within a time that only a broken server needs."""
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def sse(text: str) -> list[dict | str]:

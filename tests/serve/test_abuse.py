@@ -9,7 +9,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
@@ -17,6 +17,7 @@ from threading import Thread
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from live_server import comes
 
 from tests.miniature import bloomery, end
 
@@ -84,16 +85,6 @@ def answers(url: str) -> bool:
     with suppress(httpx.TransportError):
         return httpx.get(f"{url}/health", timeout=60).status_code == 200
     return False
-
-
-def comes(condition: Callable[[], object], seconds: float = 120) -> bool:
-    """Whether something becomes true within a time that only a broken server needs."""
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 @pytest.mark.slow

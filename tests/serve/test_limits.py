@@ -274,6 +274,22 @@ def test_one_key_cannot_take_every_place():
     assert together[2].headers["retry-after"] == "1" and "x-should-retry" not in together[2].headers
 
 
+def test_a_full_server_says_so_and_asks_to_come_back():
+    """Whoever asks, and for health too; a place is free again when an answer is done."""
+    app = guarded(Echo(0.05), ServeSettings(connections=2), ())
+
+    async def several():
+        return await asyncio.gather(*(asked(app, where=scope("GET", "/health")) for _ in range(4)))
+
+    answers = asyncio.run(several())
+    assert sorted(answer.status for answer in answers) == [200, 200, 503, 503]
+    refused = next(answer for answer in answers if answer.status == 503)
+    assert refused.error["code"] == "server_full" and refused.error["type"] == "server_error"
+    assert refused.headers["retry-after"] == "1" and refused.headers["x-request-id"].startswith("req_")
+    assert "x-should-retry" not in refused.headers
+    assert asyncio.run(asked(app)).status == 200
+
+
 def test_a_client_that_leaves_cancels_the_work():
     app = Echo(seconds=1e9)
     answer = ask(app, b"{}", leave_after=0.05)

@@ -10,13 +10,16 @@ from bloomery.core.errors import ConfigError, InputError
 from bloomery.core.records import Message
 from bloomery.generate.request import Request
 from bloomery.generate.scoring import RewardModel
+from bloomery.model.adapt import AdaptConfig, adapt, trained_weights
 from bloomery.model.int8 import Int8Linear
 from bloomery.model.scalar import ScalarModel, save_scalar
 from bloomery.model.store import load_model, model_weights
 from bloomery.serve.models import named, newest, open_model, open_models, reread
 from bloomery.serve.settings import ServeSettings
+from bloomery.text.chat import load_renderer
 from bloomery.text.tokenizer import load_tokenizer
 from bloomery.train import checkpoint
+from bloomery.train.tuning import export_adapter
 
 SETTING = ServeSettings(**SETTINGS)
 
@@ -106,6 +109,23 @@ def test_eight_bit_weights_are_served(tmp_path):
     again, _ = reread(served, SETTING.model_copy(update={"dtype": "int8"}))
     served.engine.load(again)
     assert served.engine.generate([Request((5, 6, 7), 4)])[0][0].ids == made.ids and len(made.ids) == 4
+
+
+@pytest.mark.parametrize("method", ["prefix", "adapter", "lora"])
+def test_an_adapters_folder_is_served_with_the_base_that_it_names(tmp_path, tiny_folder, method):
+    model = adapt(load_model(tiny_folder), AdaptConfig(method=method, rank=2, prefix_tokens=4))
+    with torch.no_grad():
+        for weight in trained_weights(model).values():
+            weight.add_(0.5)
+    folder = tmp_path / "own"
+    export_adapter(model, load_renderer(tiny_folder), folder, base=str(tiny_folder))
+    served = open_model("own", folder if method != "lora" else folder / "adapter", SETTING)
+    assert served.kind == "chat" and served.context == model.config.context
+    request = Request((1, 2, 3), max_tokens=4)
+    ((ours,),), ((plain,),) = (engine.generate([request]) for engine in (
+        served.engine, open_model("base", tiny_folder, SETTING).engine))
+    assert ours.logps != plain.logps
+    assert reread(served, SETTING)[0].config == served.config
 
 
 def test_a_reward_model_judges(tmp_path, tiny_folder):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,14 +9,13 @@ import pytest
 
 from bloomery.core.records import Message, Preference
 from bloomery.data.formats import record
+from tests.browsing import WIDTHS, listen, needs_browser
 
-playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("uvicorn")
 
 from page_server import PAGE, Known, listening, until  # noqa: E402
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")]
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +23,6 @@ def address() -> Iterator[tuple[str, Known]]:
     known = Known()
     with listening(known, 0) as port:
         yield f"http://127.0.0.1:{port}/", known
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM,
-                                         args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -51,16 +40,11 @@ def opened(browser, address):
 
     def at(width: int = 1366, scheme: str = "light", *, refused: bool = False, address: str = base):
         """`refused`: the server will refuse something, which a browser always notes in its console."""
-        def said(message):
-            if message.type in ("error", "warning") and not (refused and message.text.startswith("Failed to load")):
-                faults.append(message.text)
-
-        context = browser.new_context(viewport={"width": width, "height": 768 if width > 800 else 844},
-                                      color_scheme=scheme, accept_downloads=True)
+        context = browser.new_context(viewport={"width": width, "height": WIDTHS[width]}, color_scheme=scheme,
+                                      accept_downloads=True)
         page = context.new_page()
         page.set_default_timeout(10_000)
-        page.on("console", said)
-        page.on("pageerror", lambda error: faults.append(str(error)))
+        listen(page, faults, except_for=("Failed to load",) if refused else ())
         page.route("**/*", local)
         page.goto(address)
         contexts.append(context)
@@ -92,7 +76,7 @@ def lines(page, name: str) -> list[dict]:
     return [json.loads(line) for line in Path(download.value.path()).read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("width", [1366, 390])
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_conversation_fits_and_keeps_quiet(opened, width, scheme):
     page = opened(width, scheme)
@@ -110,6 +94,53 @@ def test_a_conversation_fits_and_keeps_quiet(opened, width, scheme):
     assert page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") == (scheme == "dark")
     edge = "document.querySelector('{}').getBoundingClientRect().right"
     assert page.evaluate(f"{edge.format('#send')} < {edge.format('.box')}")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_bars_anyone_from_it(opened, barriers, width, scheme):
+    """Every state a visitor meets, one after another; and the checker does see a barrier when there is one."""
+    page = opened(width, scheme)
+    page.wait_for_selector("#models select")
+    assert barriers(page) == [], "empty"
+    opened.known.pace = 0.05
+    send(page, "Tell me about lists, at some length, please.")
+    page.wait_for_selector(".writing")
+    assert barriers(page) == [], "writing"
+    opened.known.pace = 0
+    answered(page)
+    assert barriers(page) == [], "answered"
+    page.click("#odds")
+    page.click("[data-act=again]")
+    page.wait_for_selector(".token")
+    answered(page)
+    page.locator(".token").nth(2).focus()
+    page.keyboard.press("Enter")
+    assert barriers(page) == [], "probabilities"
+    page.keyboard.press("Escape")
+    page.click("[data-act=compare]")
+    send(page, "hello")
+    answered(page, 2)
+    page.click("[data-act=pick-1]")
+    assert barriers(page) == [], "comparing"
+    for menu in ("export", "conversations"):
+        page.click(f"[popovertarget={menu}]")
+        assert barriers(page) == [], menu
+        page.keyboard.press("Escape")
+    page.click("[data-act=drop-1]")
+    page.select_option("#best", "4")
+    send(page, "hello")
+    answered(page, 3)
+    assert barriers(page) == [], "best of four"
+    page.click(".last .edit")
+    assert barriers(page) == [], "editing"
+    page.keyboard.press("Escape")
+    page.click("#tune")
+    assert barriers(page) == [], "settings"
+    page.fill("#set-temperature", "0")
+    assert barriers(page) == [], "settings of the likeliest token"
+    page.evaluate("document.querySelector('main').append(new Image())")
+    assert [found.split()[0] for found in barriers(page)] == ["image-alt"]
 
 
 def test_what_a_model_says_is_never_markup(opened):

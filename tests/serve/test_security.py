@@ -12,12 +12,11 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from live_server import comes
 
 from bloomery.core.errors import BloomeryError, ConfigError, InputError
 from bloomery.model.store import load_model
@@ -139,6 +138,21 @@ def test_04_headers_are_limited(server, headers):
     assert status in (400, 431)
 
 
+@pytest.mark.parametrize(("request_line", "status", "code"), [
+    (b"NONSENSE\r\n\r\n", 400, "invalid_http"), (b"GET / HTTP/1.1\r\n\r\n", 400, "invalid_http"),
+    (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "invalid_http"),
+    (b"GET /" + b"x" * 40_000, 431, "headers_too_large")])
+def test_04_bytes_that_are_no_request_are_told_so_in_the_one_shape(server, request_line, status, code):
+    found, answer = raw(server.url, request_line)
+    assert found == status and b"application/json" in answer and b"x-should-retry: false" in answer.lower()
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == code
+
+
+def test_04_nonsense_after_a_request_ends_the_connection_and_nothing_else(server):
+    status, _ = raw(server.url, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nNONSENSE\r\n\r\n")
+    assert status in (200, 400) and httpx.get(f"{server.url}/health", timeout=60).status_code == 200
+
+
 # --- 5 what a request holds ---------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("change", "param"), [
@@ -201,16 +215,6 @@ def test_06_a_request_has_a_deadline(serving):
 
 
 # --- 7 slow readers, 8 clients that leave -------------------------------------------------------------------------
-
-def comes(condition: Callable[[], object], seconds: float = 20) -> bool:
-    """Whether something becomes true within a time that only a broken server needs."""
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.02)
-    return True
-
 
 def resting(live) -> bool:
     """Whether every slot of the server becomes free again."""

@@ -156,3 +156,37 @@ def test_where_a_template_is_found(real, tmp_path):
     guessed = load_renderer(tmp_path)
     assert guessed.template.name == "plain" and not guessed.answers({guessed.end})
     assert load_renderer(real("qwen")).template.name == "chatml"
+
+
+TOOLS = [{"type": "function", "function": {"name": "add</s>", "parameters": {"a": "int"}}}]
+
+
+def test_tools_are_told_as_transformers_tells_them_and_cannot_be_control_tokens(real, tmp_path):
+    source = "{%- if tools %}{{ '<s>tools: ' + (tools | tojson) + '</s>' }}{% endif -%}" + RAW
+    folder = make(real(KIND["llama2"]), tmp_path, source)
+    ours = load_renderer(folder)
+    harmless = json.loads(json.dumps(TOOLS).replace("</s>", ""))
+    asked = AutoTokenizer.from_pretrained(folder).apply_chat_template(
+        [{"role": "user", "content": ASKED[0].content}], tools=harmless, tokenize=True, return_dict=False,
+        add_generation_prompt=True)
+    rendered = ours.conversation(ASKED, tools=harmless)
+    assert ours.prompt(ASKED[:1], tools=harmless) == asked == rendered.ids[:len(asked)]
+    assert not any(rendered.weights[:len(asked)]) and any(rendered.weights[len(asked):])
+    end = ours.tokenizer.token("</s>")
+    assert ours.conversation(ASKED, tools=TOOLS).ids.count(end) == rendered.ids.count(end)
+    assert ours.conversation(ASKED).ids != rendered.ids
+
+
+def test_a_template_without_a_place_for_tools_says_so(real):
+    ours = Renderer(load_tokenizer(real(KIND["chatml"])), "chatml")
+    with pytest.raises(InputError, match="no place for tools") as error:
+        ours.conversation(ASKED, tools=TOOLS)
+    assert "own template" in error.value.hint
+    assert ours.conversation(ASKED, tools=()).ids == ours.conversation(ASKED).ids
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_control_tokens_around_words_are_known_and_hold_the_turn_end(foreign, name):
+    ours, run, _ = foreign(name)
+    assert ours.control == run.control and ours.end in ours.control
+    assert len(ours.control) <= 6

@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from bloomery.data.batch import Batch, rectangle
+from bloomery.model.adapt import AdaptConfig, adapt
 from bloomery.model.config import ModelConfig
 from bloomery.model.forest import Forest
 from bloomery.model.linear import Linear
 from bloomery.model.presets import sized
 from bloomery.model.transformer import Transformer
-from bloomery.train.memory import checkpointed, kept_per_token, plan
+from bloomery.train.memory import adapted, checkpointed, flops_per_token, kept_per_token, plan
 from bloomery.train.objective import causal_lm
 
 CONFIG = sized(2, vocabulary=300, context=128, width=128)
@@ -80,3 +81,33 @@ def test_plans_order_as_they_should():
     moments = [plan(CONFIG, tokens=8, optimizer=name).moments for name in ("adamw", "muon", "sgd", "adamw8bit")]
     assert moments == sorted(moments, reverse=True) and moments[0] == 8 * CONFIG.parameters()
     assert "activations" in str(plan(CONFIG, tokens=8192)) and "GB" in str(plan(CONFIG, tokens=8192))
+
+
+@pytest.mark.parametrize("compute", DTYPES)
+def test_what_is_frozen_needs_no_gradient_no_moments_and_no_work(compute):
+    whole = Transformer(CONFIG, compute=compute)
+    assert adapted(whole) is None and flops_per_token(whole) == CONFIG.flops_per_token()
+    made = {method: adapt(Transformer(CONFIG, compute=compute), AdaptConfig(method=method, rank=2), control=(1, 2))
+            for method in ("lora", "qlora", "prefix")}
+    plans = {method: plan(CONFIG, tokens=64, compute=compute, adapted=adapted(model))
+             for method, model in made.items()}
+    before = plan(CONFIG, tokens=64, compute=compute)
+    for method, model in made.items():
+        learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        assert plans[method].gradients == 4 * learned and plans[method].moments == 8 * learned
+        own, a_token = CONFIG.parameters() - CONFIG.tables(), 0 if method == "prefix" else learned
+        assert flops_per_token(model) == model.config.flops_per_token() - 2 * own + 6 * a_token
+    assert plans["qlora"].weights < 0.5 * plans["lora"].weights and plans["lora"].total < before.total
+
+
+@pytest.mark.parametrize("compute", DTYPES)
+@pytest.mark.parametrize("method", ["lora", "qlora", "adapter"])
+def test_the_plan_counts_what_an_adapted_model_holds(method, compute):
+    model = adapt(Transformer(CONFIG, compute=compute), AdaptConfig(method=method, rank=2), control=(1, 2))
+    causal_lm(model, batch())[0].backward()
+    held = {}
+    for module in model.modules():
+        made = [getattr(module, name, None) for name in ("_folded", "_whole", "_shadow")]
+        for tensor in (*module.parameters(), *module.buffers(), *(t for t in made if t is not None)):
+            held[tensor.data_ptr()] = tensor.nbytes
+    assert adapted(model).bytes_ == pytest.approx(sum(held.values()), rel=0.02)

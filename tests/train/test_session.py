@@ -28,15 +28,7 @@ ROOT = Path(__file__).parents[2]
 STEPS = 180
 TINY = ModelConfig(vocabulary=16, context=8, depth=1, width=8, heads=1, kv_heads=1, head_width=8, hidden=8)
 DATA = torch.randint(0, 16, (30, 9), generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(autouse=True)
-def handlers():
-    """Stages put in signal handlers of their own; the test process gets its own back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 def options(corpus: Path, out: Path) -> list[str]:

@@ -23,8 +23,8 @@ from tests.vectors.adapters_text import TEXT
 
 Adapter = Callable[[dict, Path], dict]
 
-ADAPTERS: dict[str, Adapter] = ADAPTING | CLASSIC | METRICS | MODEL | POSITIONS | LEARNING | PREFERENCE | TEXT | DATA | \
-    SEARCH | REWARD | RETRIEVAL | ALIGNMENT
+ADAPTERS: dict[str, Adapter] = ADAPTING | CLASSIC | METRICS | MODEL | POSITIONS | LEARNING | PREFERENCE | TEXT | \
+    DATA | SEARCH | REWARD | RETRIEVAL | ALIGNMENT
 
 # What `expected` holds beside results: parameters of the question, given to the adapter as inputs.
 ASKED = {
