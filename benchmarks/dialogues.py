@@ -33,15 +33,13 @@ ROWS = 32
 
 def made(options: Options) -> tuple[Path, Path]:
     """The folders of the fine-tuned model and of the pairs."""
-    told = []
-    for stage in ("sft", "pairs"):
-        done = subprocess.run([sys.executable, "-m", "bloomery.cli", "run", RECIPE, "--only", stage, "--json"], text=True,
-                              capture_output=True, cwd=ROOT, env=os.environ | {
-                                  "BLOOMERY_DATA": str(options.data), "OMP_NUM_THREADS": str(options.threads)})
-        if done.returncode:
-            raise Broken(f"{RECIPE.name}, stage {stage}\n{done.stderr[-2000:]}")
-        told.append(ROOT / json.loads(done.stdout)["stages"][stage]["folder"])
-    return told[0], told[1]
+    environment = os.environ | {"BLOOMERY_DATA": str(options.data), "OMP_NUM_THREADS": str(options.threads)}
+    done = subprocess.run([sys.executable, "-m", "bloomery.cli", "run", RECIPE, "--only", "sft", "--json"], cwd=ROOT,
+                          env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise Broken(f"{RECIPE.name} as far as sft\n{done.stderr[-2000:]}")
+    stages = json.loads(done.stdout)["stages"]
+    return tuple(ROOT / "runs" / RECIPE.stem / stages[name]["folder"] for name in ("sft", "pairs"))
 
 
 def right(base: torch.Tensor, folder: Path, held_out: Items) -> int:
@@ -53,8 +51,9 @@ def right(base: torch.Tensor, folder: Path, held_out: Items) -> int:
 def run(options: Options) -> Iterator[Row]:
     sft, data = made(options)
     renderer, context = load_renderer(sft), load_model(sft).config.context
-    learned, held_out = (render_pairs(preferences(str(data / f"preferences{end}.jsonl"), Quarantine()), renderer, context,
-                                      where=str(data))[0] for end in ("", "_heldout"))
+    files = [str(data / f"preferences{end}.jsonl") for end in ("", "_heldout")]
+    learned, held_out = (render_pairs(preferences(file, Quarantine()), renderer, context, where=file)[0]
+                         for file in files)
     if options.quick:
         learned, held_out = learned[:3 * ROWS], held_out[:20]
     steps = len(learned) // ROWS
@@ -64,8 +63,8 @@ def run(options: Options) -> Iterator[Row]:
         file.write_text(json.dumps([(pair.prompt, pair.chosen, pair.rejected) for pair in learned]))
         spec = TUNED | {"task": "dpo", "folder": str(sft), "file": str(file), "end": renderer.end, "rows": ROWS,
                         "order": [samples(step, ROWS, len(learned), 0).tolist() for step in range(steps)]}
-        both = [fresh(options, "preferring", which, json.dumps(spec | {"save": f"{place}/{which}"}), peer=which == "trl")
-                for which in ("ours", "trl")]
+        both = [fresh(options, "preferring", which, json.dumps(spec | {"save": f"{place}/{which}"}),
+                      peer=which == "trl") for which in ("ours", "trl")]
         if "not_run" in both[1]:
             yield Row("dialogues", f"not run: {both[1]['not_run']}", unit="pairs/s")
             return

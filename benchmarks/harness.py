@@ -159,9 +159,12 @@ def deviation(run: dict, reference: dict) -> float:
 
 
 def low_precision(ours: dict, peer: dict, reference: dict) -> str:
-    """The gate in bf16: we are not further from the fp32 curve than the peer is, with a quarter to spare."""
+    """The gate in bf16: we are not further from the fp32 curve than the peer is, with a quarter to spare.
+
+    What two sides may differ by in fp32 is no deviation.
+    """
     mine, theirs = deviation(ours, reference), deviation(peer, reference)
-    if mine <= LOW_PRECISION * theirs:
+    if mine <= max(LOW_PRECISION * theirs, LOSS):
         return PASSED
     return f"failed: bf16 is {mine:.1e} away from fp32, the peer's {theirs:.1e}"
 

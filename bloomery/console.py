@@ -51,8 +51,8 @@ def print_outcome(summary: dict, root: Path) -> None:
     rows.append(["all", f"{summary['seconds']:.1f}", f"peak memory {summary['peak_memory_gb']:.2f} GB"])
     out.print(table("stage", "seconds", "numbers", rows=rows))
     for answers in (folder / "answers.json" for folder in folders):
-        if answers.is_file():
-            print_answers(out, json.loads(answers.read_text(encoding="utf-8")))
+        if answers.is_file() and (found := json.loads(answers.read_text(encoding="utf-8"))):
+            print_answers(out, found)
     if (root / "report.html").is_file():
         out.print(f"report  {root / 'report.html'}", markup=False, soft_wrap=True)
     models = [folder for folder in folders if (folder / "model.safetensors").is_file()]

@@ -167,7 +167,7 @@ def read_jsonl(path: Path, quarantine: Quarantine) -> Iterator[Row]:
 
 def read_json(path: Path, quarantine: Quarantine) -> Iterator[Row]:
     """The objects of a list, one object, or objects one after another; the place is the line an object begins on."""
-    pieces = [b"\0" if chunk is None else chunk for chunk in chunks(path, quarantine)]    # no JSON value holds a raw \0
+    pieces = [b"\0" if chunk is None else chunk for chunk in chunks(path, quarantine.add)]  # JSON holds no raw \0
     text = b"".join(pieces).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     position, line, counted, decoder = re.match(r"\s*\[?", text).end(), 1, 0, json.JSONDecoder()
     while (position := re.compile(r"[\s,]*").match(text, position).end()) < len(text) and text[position] != "]":
@@ -326,7 +326,7 @@ def split_csv(record: str) -> list[str]:
 
 def read_text(path: Path, quarantine: Quarantine) -> Iterator[Row]:
     """The whole file as one row `{"text": ...}`; a damaged one is none."""
-    pieces = list(chunks(path, quarantine))
+    pieces = list(chunks(path, quarantine.add))
     if None in pieces:
         return                                              # where it is damaged is said already
     content = b"".join(pieces)

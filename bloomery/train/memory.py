@@ -78,8 +78,8 @@ def adapted(model: Transformer) -> Adapted | None:
 def flops_per_token(model: Transformer) -> float:
     """Training FLOPs for one token at full context: 6 a weight that learns, 4 a frozen one: nobody makes its gradient.
 
-    Attention as `ModelConfig.flops_per_token` counts it; an adapter's own weights are in none of the shape's counts, and
-    the network that says a prefix is run once a batch.
+    Attention as `ModelConfig.flops_per_token` counts it.  An adapter's own weights are in none of the shape's counts,
+    and the network that says a prefix is run once a batch.
     """
     whole = model.config.flops_per_token()
     if all(p.requires_grad for p in model.parameters()):

@@ -74,9 +74,8 @@ def train(model: Transformer, config: TrainingConfig, out: Path, *, name: str, s
           extra: tuple[Hook, ...] = (), penalty: Penalty | None = None, epoch: float | None = None) -> State:
     """Train `model`, going on from the newest checkpoint below `out`; the last metrics are in `state.best`.
 
-    `epoch` is the share of the data that a step takes, for those who count in epochs.
-    The trained model is `state.model`, whole on every rank.  Raises `Preempted` after saving when asked to stop,
-    `BloomeryError` when training has diverged.
+    The trained model is `state.model`, whole on every rank; `epoch` is the share of the data that a step takes.  Raises
+    `Preempted` after saving when asked to stop, `BloomeryError` when training has diverged.
     """
     team = joined()
     home = Path(team.broadcast(str(out))) / "checkpoints"       # other ranks write what is theirs elsewhere

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from bloomery.core import unpacking
+from bloomery.core import files, unpacking
 from bloomery.core.errors import InputError
 from bloomery.core.files import Quarantine, rows
 

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from bloomery.model.adapt import trained_weights
 from bloomery.model.config import ModelConfig
@@ -34,3 +35,15 @@ def disturbed(model: Transformer, *, by: float = 0.1, seed: int = 1) -> Transfor
 
 def logits(model: Transformer, ids: Tensor = IDS, memory: object = None) -> Tensor:
     return model.logits(model(ids, torch.arange(len(ids)), memory or Forest(roots([len(ids)]))))
+
+
+def learned(model: Transformer, ids: Tensor, *, steps: int, lr: float) -> list[float]:
+    """The losses of a model that learns one text by heart."""
+    optimizer, losses = torch.optim.AdamW(trained_weights(model).values(), lr=lr), []
+    for _ in range(steps):
+        loss = cross_entropy(logits(model, ids)[:-1], ids[1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses

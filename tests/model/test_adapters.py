@@ -2,15 +2,14 @@
 
 import copy
 
+import adapted_models
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 
 from bloomery.core.errors import ConfigError, InputError
 from bloomery.model.adapters import Bottleneck, BottleneckConfig, attach, fill, from_file, to_file
 from bloomery.model.cache import Cache
 from bloomery.model.config import ModelConfig
-from bloomery.model.forest import Forest, roots
 from bloomery.model.nf4 import quantise
 from bloomery.model.transformer import Transformer
 
@@ -20,7 +19,7 @@ PLACEMENTS = pytest.mark.parametrize("placement", ["houlsby", "pfeiffer"])
 
 
 def logits(model: Transformer) -> torch.Tensor:
-    return model.logits(model(IDS, torch.arange(len(IDS)), Forest(roots([len(IDS)]))))
+    return adapted_models.logits(model, IDS)
 
 
 def loud(compute: torch.dtype = torch.float32) -> Transformer:
@@ -37,14 +36,7 @@ def adapting(placement: str = "houlsby", bottleneck: int | None = 4) -> Bottlene
 
 
 def train(model: Transformer, steps: int = 30) -> list[float]:
-    optimizer, losses = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-2), []
-    for _ in range(steps):
-        loss = cross_entropy(logits(model)[:-1], IDS[1:])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses
+    return adapted_models.learned(model, IDS, steps=steps, lr=2e-2)
 
 
 @PLACEMENTS

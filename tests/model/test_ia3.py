@@ -3,15 +3,14 @@
 import copy
 import json
 
+import adapted_models
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn.functional import cross_entropy
 
 from bloomery.core.config import Settings
 from bloomery.core.errors import InputError
 from bloomery.model.config import ModelConfig
-from bloomery.model.forest import Forest, roots
 from bloomery.model.ia3 import attach, from_file, merge, to_file
 from bloomery.model.nf4 import quantise
 from bloomery.model.store import save_model
@@ -33,19 +32,12 @@ def loud(config: ModelConfig) -> Transformer:
 
 
 def logits(model: Transformer) -> torch.Tensor:
-    return model.logits(model(IDS, torch.arange(len(IDS)), Forest(roots([len(IDS)]))))
+    return adapted_models.logits(model, IDS)
 
 
 def learnt(config: ModelConfig, steps: int = 10) -> tuple[Transformer, list[float]]:
     model = attach(loud(config), Settings(), 0)
-    optimizer, losses = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-2), []
-    for _ in range(steps):
-        loss = cross_entropy(logits(model)[:-1], IDS[1:])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return model, losses
+    return model, adapted_models.learned(model, IDS, steps=steps, lr=5e-2)
 
 
 @FAMILIES
