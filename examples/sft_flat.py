@@ -32,7 +32,7 @@ from bloomery.train.schedule import ScheduleConfig, rate
 
 
 def main(model_folder: Path, data: str, out: Path, *, steps: int = 100, examples: int = 32, micro_tokens: int = 8192,
-         lr: float = 1e-3, weight_decay: float = 0.1, clip: float = 1.0, lora: int = 0, template: str = "auto",
+         lr: float = 1e-3, weight_decay: float | None = None, clip: float = 1.0, lora: int = 0, template: str = "auto",
          precision: str = "auto", seed: int = 0) -> list[float]:
     """Train, write `out`, and return the loss of every step."""
     torch.manual_seed(seed)
@@ -43,7 +43,8 @@ def main(model_folder: Path, data: str, out: Path, *, steps: int = 100, examples
     adapt(model, AdaptConfig(method="lora" if lora else "full", rank=lora or 16), seed=seed)
     weights = list(trained_weights(model).values())
     schedule = ScheduleConfig(lr=lr)
-    groups = [{"params": [w for w in weights if w.dim() > 1], "weight_decay": weight_decay},    # vectors do not decay
+    decay = (0.0 if lora else 0.1) if weight_decay is None else weight_decay    # an adapter decays towards its base
+    groups = [{"params": [w for w in weights if w.dim() > 1], "weight_decay": decay},           # vectors do not decay
               {"params": [w for w in weights if w.dim() <= 1], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.95), fused=True)
 

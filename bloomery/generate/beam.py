@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bloomery.core.errors import InputError
 from bloomery.model.cache import kept_as
-from bloomery.model.prefix import cache_for, text_context
+from bloomery.model.prefix import cache_for
 from bloomery.model.transformer import Transformer
 
 Stopping = bool | Literal["never"]
@@ -148,7 +148,7 @@ def beam_steps(model: Transformer, prompt: list[int], *, beams: int, max_tokens:
 
     Items are empty while the prompt is read. Raises `InputError` for an empty prompt or one that fills the context.
     """
-    context = text_context(model)
+    context = model.config.context
     if not 0 < len(prompt) < context:
         raise InputError("a prompt cannot be continued",
                          why=f"it has {len(prompt)} tokens, the model reads 1 to {context - 1} and then answers")

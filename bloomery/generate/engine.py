@@ -27,7 +27,7 @@ from bloomery.generate.scheduler import Sample, Scheduler, Slot
 from bloomery.model.cache import Cache, kept_as
 from bloomery.model.forest import Forest, roots
 from bloomery.model.packed import packed
-from bloomery.model.prefix import cache_for, text_context
+from bloomery.model.prefix import cache_for
 from bloomery.model.transformer import Transformer
 from bloomery.text.tokenizer import Tokenizer
 
@@ -45,10 +45,9 @@ class Engine:
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer | None = None, *, slots: int = 32,
                  context: int | None = None, chunk: int = 64, reuse: bool = True, own: bool = False):
-        self.tokenizer, self.limit = tokenizer, text_context(model)
-        self.context = context or self.limit
-        if not 0 < self.context <= self.limit:
-            raise ValueError(f"context must lie between 1 and the model's {self.limit}, got {context}")
+        self.tokenizer, self.context = tokenizer, context or model.config.context
+        if not 0 < self.context <= model.config.context:
+            raise ValueError(f"context must lie between 1 and the model's {model.config.context}, got {context}")
         self.scheduler = Scheduler(slots, chunk, reuse=reuse)
         self.device, self.chunk, self.own = model.head.weight.device, chunk, own
         self.decoder = packed(model)
@@ -195,7 +194,7 @@ class Engine:
         with self._beside():
             positions = self.cache.feed(slots, [len(ids) // len(slots)] * len(slots), padding=padding)
             padded = torch.tensor([*ids, *[0] * padding])
-            return self.decoder(padded, positions.clamp(max=self.limit - 1), self.cache)
+            return self.decoder(padded, positions.clamp(max=self.model.config.context - 1), self.cache)
 
     def _scored(self, hidden: Tensor, request: Request, start: int) -> list[Token]:
         """The prompt's own tokens that these hidden states predict; what is cut off predicts padding."""
@@ -299,7 +298,7 @@ class Engine:
         What was read with the old weights is forgotten. A layer is laid out anew only where its own weight has changed;
         a model that is trained while it is served is to be loaded again after every step.
         """
-        if model.config != self.model.config or text_context(model) != self.limit:
+        if model.config != self.model.config:
             raise InputError("these weights do not fit", why="they are of a model of another shape",
                              hint="start another engine for it")
         self._next, self.scheduler.closing = model, True

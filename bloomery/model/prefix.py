@@ -120,11 +120,6 @@ def cache_for(model: Transformer, slots: int, capacity: int, *, dtype: torch.dty
             Cache(model.config, slots, capacity, dtype=dtype))
 
 
-def text_context(model: Transformer) -> int:
-    """Tokens of text the model can read; what a prefix takes, `put` has taken off already."""
-    return model.config.context
-
-
 def parts(model: Transformer) -> dict[str, nn.Parameter]:
     """What learns in front of a frozen model, by name; nothing where there is no prefix."""
     return {name: p for name, p in model.named_parameters() if name.startswith("prefix.")}

@@ -40,11 +40,10 @@ def gradients(model: Transformer, loss: torch.Tensor) -> list[torch.Tensor]:
     return list(torch.autograd.grad(loss, list(trained_weights(model).values())))
 
 
-def compared(model: Transformer, got: torch.Tensor, wanted: torch.Tensor, atol: float) -> None:
-    """Of a mean over the batch, as a step has it."""
-    torch.testing.assert_close(got, wanted, atol=atol, rtol=atol)
-    for ours, theirs in zip(gradients(model, got), gradients(model, wanted), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=atol, rtol=atol)
+def same(model: Transformer, got: torch.Tensor, wanted: torch.Tensor, atol: float) -> bool:
+    """A mean over the batch, as a step has it, and its gradients."""
+    pairs = [(got, wanted), *zip(gradients(model, got), gradients(model, wanted), strict=True)]
+    return all(torch.allclose(ours, theirs, atol=atol, rtol=atol) for ours, theirs in pairs)
 
 
 def both_ways(model: Transformer, config: LossConfig, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,13 +65,13 @@ def both_ways(model: Transformer, config: LossConfig, dtype: torch.dtype) -> tup
 @pytest.mark.parametrize("method", METHODS)
 def test_dpo_of_a_forest_is_that_of_padded_sequences(method, dtype):
     model = model_of(method, dtype)
-    compared(model, *both_ways(model, LossConfig(nll=0.3), dtype), EXACT[dtype])
+    assert same(model, *both_ways(model, LossConfig(nll=0.3), dtype), EXACT[dtype])
 
 
 @pytest.mark.parametrize("loss", PAIRWISE)
 def test_every_pairwise_loss_of_a_forest_is_that_of_padded_sequences(loss):
     model = model_of("lora", torch.float64)
-    compared(model, *both_ways(model, LossConfig(loss=loss, beta=0.3), torch.float64), 1e-9)
+    assert same(model, *both_ways(model, LossConfig(loss=loss, beta=0.3), torch.float64), 1e-9)
 
 
 @pytest.mark.parametrize("dtype", EXACT, ids=str)
@@ -91,7 +90,7 @@ def test_kto_of_a_forest_is_that_of_padded_sequences(method, dtype, micro_tokens
     h, drift = (padded_logps(model, items).view(-1, 2) - reference)[order].unbind(1)
     desirable = torch.tensor([items[i].desirable for i in order])
     losses, _ = rating_losses(config, h, drift, desirable, torch.tensor([0, 0, 0, 1, 1, 1, 1]))
-    compared(model, got, losses.mean(), EXACT[dtype])
+    assert same(model, got, losses.mean(), EXACT[dtype])
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
@@ -111,7 +110,7 @@ def test_the_oracle_s_attention_gives_the_same_gradients(monkeypatch):
     batch = paired(pairs, torch.zeros(9, 2), size=9, micro_tokens=1000, seed=0)(0)[0]
     fast = preference(LossConfig())(model, batch)[0]
     monkeypatch.setattr(likelihood, "Forest", DenseForest)
-    compared(model, preference(LossConfig())(model, batch)[0], fast, 1e-9)
+    assert same(model, preference(LossConfig())(model, batch)[0], fast, 1e-9)
 
 
 def test_low_precision_is_near():
