@@ -233,7 +233,7 @@ class Engine:
         hidden = self._forward(fed, [last.get(number, 0) for number in fed], padding=-len(fed) % self.rows)
         self.cache.advance(list(last))
         logits = self.decoder.logits(hidden)
-        return logits[[fed.index(number) for number in last]].cpu()
+        return (logits[:len(fed)] if fed == list(last) else logits[[fed.index(number) for number in last]]).cpu()
 
     def _choose(self, slots: list[Slot], logits: Tensor) -> None:
         """The next token of each of these slots, handed out."""

@@ -42,6 +42,7 @@ class Cache:
         self.keys, self.values = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
         self.lengths, self.capacity, self.before = [0] * slots, capacity, before
         self.lenders, self.lent = [*range(slots)], [0] * slots  # in whose place a slot's first keys lie, and how many
+        self.single = False                                     # whether the kernel attends what was fed last
         self.kernel = decode_kernel() if dtype in KERNEL and not self.keys.is_cuda else None
 
     def feed(self, slots: Sequence[int], counts: Sequence[int], *, padding: int = 0) -> Tensor:
@@ -55,8 +56,8 @@ class Cache:
                 raise ValueError(f"cache capacity {self.capacity} exceeded in slot {slot}: "
                                  f"{self.lengths[slot]} tokens held, {count} more fed")
         self._slots, self._counts, self._padding = list(slots), list(counts), padding
-        self._single = bool(self.kernel) and max(counts) == min(counts) == 1
-        columns = self._feed_single() if self._single else self._feed_many()
+        self.single = bool(self.kernel) and max(counts) == min(counts) == 1
+        columns = self._feed_single() if self.single else self._feed_many()
         return torch.cat((columns, columns.new_zeros(padding))) if padding else columns
 
     def _feed_single(self) -> Tensor:
@@ -83,12 +84,16 @@ class Cache:
         return column
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring = PLAIN) -> Tensor:
-        if self._single:
+        if self.single:
             return self._step.attend(q, k, v, self.keys[layer], self.values[layer], scoring).to(q.dtype)
         if self._padding:
             seen = self._attend_many(layer, *(x[:-self._padding] for x in (q, k, v)), scoring)
             return torch.cat((seen, seen.new_zeros(self._padding, *seen.shape[1:])))
         return self._attend_many(layer, q, k, v, scoring)
+
+    def attend_turned(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor, scoring: Scoring) -> Tensor:
+        """`attend` where `single`, from qkv (N, H + 2K, E) as one product gives them; the kernel turns q and k."""
+        return self._step.attend_turned(qkv, cos, sin, self.keys[layer], self.values[layer], scoring).to(qkv.dtype)
 
     def _attend_many(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
         keys, values = self.keys[layer], self.values[layer]                              # (S, K, C, E)

@@ -33,9 +33,10 @@ SIBLINGS = 8            # rows whose first keys lie in one place that one thread
 FEW = 2**15             # numbers of keys a layer below which waking another thread takes longer than reading them
 FAST = {"reassoc", "contract", "nsz"}                           # sums may be taken 16 at a time
 
-JOB = np.dtype([(name, np.int64) for name in (
-    "taken", "rows", "heads", "key_heads", "width", "slots", "capacity", "groups", "window",    # and addresses of
-    "q", "k", "v", "keys", "values", "order", "edges", "where", "out")] + [("scale", np.float32), ("cap", np.float32)])
+JOB = np.dtype([(name, np.int64) for name in (                  # what a thread is told; from `order` on addresses
+    "taken", "rows", "groups", "heads", "key_heads", "width", "q_stride", "kv_stride", "slots", "capacity", "window",
+    "pairs", "order", "edges", "where", "q", "k", "v", "keys", "values", "cos", "sin", "out")]
+    + [("scale", np.float32), ("cap", np.float32)])
 ZERO, ONE, HALF, LOG2E, LEAST = map(np.float32, (0, 1, 0.5, 1 / np.log(2), -126))
 C1, C2, C3, C4, C5, C6 = (np.float32(np.log(2) ** n / np.prod(np.arange(1, n + 1))) for n in range(1, 7))
 
@@ -47,6 +48,15 @@ def as_float(typing_context, bits):
         return builder.bitcast(values[0], ir.FloatType())
 
     return types.float32(types.uint32), code
+
+
+@intrinsic
+def bits_of(typing_context, number):
+    """The 32 bits of an fp32 number."""
+    def code(context, builder, signature, values):
+        return builder.bitcast(values[0], ir.IntType(32))
+
+    return types.uint32(types.float32), code
 
 
 @intrinsic
@@ -93,6 +103,33 @@ def widened(x):
     if isinstance(x, types.Float):
         return lambda x: x
     return lambda x: as_float(np.uint32(np.uint32(x) << np.uint32(16)))
+
+
+def narrow(x, like):
+    """An fp32 number as an element like another: itself, or the bits of the nearest bfloat16, of two the even one."""
+
+
+@overload(narrow, inline="always")
+def narrowed(x, like):
+    if isinstance(like, types.Float):
+        return lambda x, like: x
+
+    def rounded(x, like):
+        bits = bits_of(x)
+        return np.uint16((bits + np.uint32(0x7fff) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+    return rounded
+
+
+@njit(nogil=True)
+def turn(out, x, cos, sin):
+    """x (E,) in fp32 with the pairs (k, k + pairs) turned; see `positions.rope`."""
+    pairs = len(cos)
+    for e in range(pairs):
+        a, b, c, s = widen(x[e]), widen(x[e + pairs]), widen(cos[e]), widen(sin[e])
+        out[e], out[e + pairs] = a * c - b * s, b * c + a * s
+    for e in range(2 * pairs, len(x)):
+        out[e] = widen(x[e])
 
 
 @njit(inline="always")
@@ -156,25 +193,28 @@ def gather(total, weights, values, first, last, coming):
 
 
 @njit(nogil=True)
-def attend(group, head, q, k, v, keys, values, where, scale, window, cap, out):
-    """Write k and v (B, K, E) of one head behind what the rows `group` hold, then attend: q, out (B, H, E).
+def attend(group, head, each, q, k, v, cos, sin, keys, values, where, scale, window, cap, out):
+    """Keep k and v (B, K, E) of one head behind what the rows `group` hold, then attend: q, out (B, H, E).
 
     Of keys (S, K, C, E) row i sees the first where[1, i] of slot where[0, i] and its own; whole blocks of them, the
     first where[3, i], lie in slot where[2, i] instead. It sees the last `window` of all these (0: all); no cap is 0.
+    q and k are turned first by cos and sin (B, pairs), where there are pairs; `each` query heads read a key head.
     """
-    heads, width = k.shape[1], k.shape[2]
-    each, longest = q.shape[1] // heads, 0
+    heads, width, longest = keys.shape[1], keys.shape[3], 0
     slots, lengths, lenders, lent = where[0], where[1], where[2], where[3]
     most, mass = np.full((len(group), each), -np.inf, np.float32), np.zeros((len(group), each), np.float32)
     queries, totals = np.empty((len(group), each, width), np.float32), np.zeros((len(group), each, width), np.float32)
-    scores = np.empty(BLOCK, np.float32)
+    scores, turned = np.empty(BLOCK, np.float32), np.empty(width, np.float32)
     for n, i in enumerate(group):
-        keys[slots[i], head, lengths[i]] = k[i, head]
+        turn(turned, k[i, head], cos[i], sin[i])
+        for e in range(width):
+            keys[slots[i], head, lengths[i], e] = narrow(turned[e], k[i, head, e])
         values[slots[i], head, lengths[i]] = v[i, head]
         longest = max(longest, lengths[i] + 1)
         for g in range(each):
+            turn(turned, q[i, head * each + g], cos[i], sin[i])
             for e in range(width):
-                queries[n, g, e] = widen(q[i, head * each + g, e]) * scale
+                queries[n, g, e] = turned[e] * scale
     for block in range(0, longest, BLOCK):
         for n, i in enumerate(group):
             last = min(block + BLOCK, lengths[i] + 1)
@@ -209,9 +249,11 @@ def worker(dtype: torch.dtype) -> Callable:
     def work(address):
         job = carray(address, 1)[0]
         heads, shape = job.key_heads, (job.slots, job.key_heads, job.capacity, job.width)
-        q = carray(pointer(job.q, kind), (job.rows, job.heads, job.width))
-        k = carray(pointer(job.k, kind), (job.rows, heads, job.width))
-        v = carray(pointer(job.v, kind), (job.rows, heads, job.width))
+        q = carray(pointer(job.q, kind), (job.rows, job.q_stride, job.width))
+        k = carray(pointer(job.k, kind), (job.rows, job.kv_stride, job.width))
+        v = carray(pointer(job.v, kind), (job.rows, job.kv_stride, job.width))
+        cos = carray(pointer(job.cos, kind), (job.rows, job.pairs))
+        sin = carray(pointer(job.sin, kind), (job.rows, job.pairs))
         keys, values = carray(pointer(job.keys, kind), shape), carray(pointer(job.values, kind), shape)
         order = carray(pointer(job.order, whole), (job.rows,))
         edges = carray(pointer(job.edges, whole), (job.groups + 1,))
@@ -220,7 +262,8 @@ def worker(dtype: torch.dtype) -> Callable:
         item = take(address)
         while item < job.groups * heads:
             group = order[edges[item // heads]:edges[item // heads + 1]]
-            attend(group, item % heads, q, k, v, keys, values, where, job.scale, job.window, job.cap, out)
+            attend(group, item % heads, job.heads // heads, q, k, v, cos, sin, keys, values, where,
+                   job.scale, job.window, job.cap, out)
             item = take(address)
 
     if not any(Path(__file__).parent.glob(f"__pycache__/{Path(__file__).stem}.*.nbi")):
@@ -243,29 +286,47 @@ class Step:
             if not together or at - edges[-1] == SIBLINGS:
                 edges.append(at)
         self.arrays = np.array(order), np.array([*edges, len(order)]), np.array([slots, lengths, lenders, lent])
+        self.rows, self.read = len(slots), sum(lengths) + len(slots)
         self.job = np.zeros(1, JOB)
-        self.said = self.job[0]
-        self.said["rows"], self.said["groups"] = len(slots), len(edges)
-        for name, array in zip(("order", "edges", "where"), self.arrays, strict=True):
-            self.said[name] = array.ctypes.data
-        self.read = sum(lengths) + len(slots)
+        said = self.job[0]
+        said["rows"], said["groups"] = self.rows, len(edges)
+        said["order"], said["edges"], said["where"] = (array.ctypes.data for array in self.arrays)
+        self.at, self.numbers = self.job.ctypes.data, self.job.view(np.int64)
+        self.known: Scoring | None = None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, scoring: Scoring) -> Tensor:
         """What the rows see, (N, H, E): zeros for rows of padding, which are the last; keys (S, K, C, E) of a layer."""
-        rows = self.said["rows"].item()
         q, k, v = (x.to(keys.dtype).contiguous() for x in (q, k, v))
-        out = (torch.zeros if len(q) > rows else torch.empty)(q.shape)
-        said = self.said
-        said["taken"], said["heads"], said["scale"] = 0, q.shape[1], scoring.scale_of(q.shape[2])
-        said["slots"], said["key_heads"], said["capacity"], said["width"] = keys.shape
-        said["window"], said["cap"] = scoring.window or 0, scoring.softcap or 0
-        for name, x in zip(("q", "k", "v", "keys", "values", "out"), (q, k, v, keys, values, out), strict=True):
-            said[name] = x.data_ptr()
+        addresses = q.data_ptr(), k.data_ptr(), v.data_ptr()
+        return self._attend(q.shape[:2], (q.shape[1], k.shape[1]), addresses, keys, values, scoring)
+
+    def attend_turned(self, qkv: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, scoring: Scoring
+                      ) -> Tensor:
+        """As `attend` of queries, keys and values side by side in qkv (N, H + 2K, E), once turned by cos and sin."""
+        qkv, cos, sin = (x.to(keys.dtype).contiguous() for x in (qkv, cos, sin))
+        key_heads, bytes_ = keys.shape[1], keys.shape[3] * keys.element_size()
+        heads, start = qkv.shape[1] - 2 * key_heads, qkv.data_ptr()
+        addresses = start, start + heads * bytes_, start + (heads + key_heads) * bytes_
+        return self._attend((len(qkv), heads), (qkv.shape[1], qkv.shape[1]), addresses, keys, values, scoring, cos, sin)
+
+    def _attend(self, shape: tuple[int, int], strides: tuple[int, int], addresses: tuple[int, int, int], keys: Tensor,
+                values: Tensor, scoring: Scoring, cos: Tensor | None = None, sin: Tensor | None = None) -> Tensor:
+        out = (torch.zeros if shape[0] > self.rows else torch.empty)(*shape, keys.shape[3])
+        said = self.job[0]
+        if self.known is not scoring:                           # the same for most layers
+            said["heads"], (said["q_stride"], said["kv_stride"]) = shape[1], strides
+            said["slots"], said["key_heads"], said["capacity"], said["width"] = keys.shape
+            said["window"], said["cap"] = scoring.window or 0, scoring.softcap or 0
+            said["scale"], said["pairs"] = scoring.scale_of(keys.shape[3]), 0 if cos is None else cos.shape[-1]
+            self.known = scoring
+        turns = (0, 0) if cos is None else (cos.data_ptr(), sin.data_ptr())
+        said["taken"] = 0
+        self.numbers[Q:Q + 8] = *addresses, keys.data_ptr(), values.data_ptr(), *turns, out.data_ptr()
         work = worker(keys.dtype)
         if PARALLEL and self.read * keys.shape[1] * keys.shape[3] > FEW:
-            PARALLEL(work.address, self.job.ctypes.data, torch.get_num_threads(), 0)
+            PARALLEL(work.address, self.at, torch.get_num_threads(), 0)
         else:
-            work.ctypes(self.job.ctypes.data)
+            work.ctypes(self.at)
         return out
 
 
@@ -280,4 +341,5 @@ def parallel() -> Callable | None:
 
 
 PARALLEL = parallel()
+Q = JOB.fields["q"][1] // 8              # where addresses that change from layer to layer begin
 KINDS = {torch.bfloat16: types.uint16, torch.float32: types.float32}

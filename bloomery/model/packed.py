@@ -11,8 +11,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from bloomery.model.attention import Attention, Memory
+from bloomery.model.cache import Cache
 from bloomery.model.linear import Linear, rounded
 from bloomery.model.nf4 import NF4Linear
+from bloomery.model.positions import rope
 from bloomery.model.transformer import Transformer
 
 ROWS = 32               # rows the layout is made for; 1 and 64 run as fast with it
@@ -53,6 +56,16 @@ class PackedLinear(nn.Module):
         return self.product(rounded(x), self.packed, self.bias, "none", [], "")[:rows]
 
 
+class PackedAttention(Attention):
+    """Attention that leaves turning, keeping and attending to one kernel, where a cache is fed one token a row."""
+
+    def forward(self, x: Tensor, cos: Tensor | None, sin: Tensor | None, memory: Memory, layer: int) -> Tensor:
+        if not (isinstance(memory, Cache) and memory.single and self.turn is rope and not self.qk_norm):
+            return super().forward(x, cos, sin, memory, layer)
+        qkv = self.qkv(x).view(len(x), -1, self.head_width)                              # (N, H + 2K, E)
+        return self.output(memory.attend_turned(layer, qkv, cos, sin, self.scoring).flatten(1))
+
+
 def stamp(linear: Linear) -> tuple[tuple[int, int], ...]:
     """What changes whenever a weight does, or what is folded into it."""
     return tuple((weight._version, weight.data_ptr()) for weight in linear.parameters())
@@ -76,6 +89,8 @@ def packed(model: Transformer, before: Transformer | None = None) -> Transformer
         return model
     with torch.device("meta"):
         twin = Transformer(model.config, seed=None, compute=model.compute)
+        for layer, block in enumerate(twin.blocks):
+            block.attention = PackedAttention(model.config, layer)
     for name, module in model.named_modules():
         if name in LOOKED_UP or not list(module.parameters(recurse=False)):
             continue

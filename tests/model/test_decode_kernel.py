@@ -6,6 +6,7 @@ import torch
 from bloomery.model.cache import Cache, decode_kernel, kept_as
 from bloomery.model.config import ModelConfig
 from bloomery.model.dot_product import PLAIN, Scoring
+from bloomery.model.positions import rope, rope_frequencies, rope_table
 from bloomery.model.transformer import Transformer
 
 pytest.importorskip("numba")
@@ -47,6 +48,40 @@ def test_it_is_the_attention_of_three_products(dtype, scoring):
         got = step(filled(lengths, dtype=dtype), slots, scoring=scoring)
         expected = step(filled(lengths, dtype=dtype), slots, kernel=False, scoring=scoring)
         assert got.dtype == dtype and (got.float() - expected.float()).abs().max() < CLOSE[dtype]
+
+
+@pytest.mark.parametrize("pairs", [4, 2])
+@pytest.mark.parametrize("dtype", CLOSE, ids=str)
+def test_turning_in_the_kernel_is_turning_before_it(dtype, pairs):
+    cache, apart = filled([70, 3], dtype=dtype), filled([70, 3], dtype=dtype)
+    noise = torch.Generator().manual_seed(7)
+    qkv = torch.randn(8, 10, 8, generator=noise).to(dtype)
+    cos, sin = rope_table(cache.feed([0, 1], [1, 1], padding=6), rope_frequencies(2 * pairs, 100.0), dtype)
+    apart.feed([0, 1], [1, 1], padding=6)
+    got = cache.attend_turned(1, qkv, cos, sin, PLAIN)
+    q, k = rope(qkv[:, :8], cos, sin).split((6, 2), 1)
+    expected = apart.attend(1, q, k, qkv[:, 8:], PLAIN)
+    assert (got.float() - expected.float()).abs().max() < CLOSE[dtype] and not got[2:].any()
+    assert (cache.keys.float() - apart.keys.float()).abs().max() < 2 * CLOSE[dtype]
+    assert cache.values.equal(apart.values) and not cache.keys[1, 0, :, 70].equal(qkv[0, 6:8])
+
+
+def test_numbers_are_rounded_to_the_nearest_bfloat16():
+    values = torch.randn(2000, generator=torch.Generator().manual_seed(1)).bfloat16()
+    cache, row = Cache(CONFIG, 1, 300, dtype=torch.bfloat16), torch.ones(1, 10, 8, dtype=torch.bfloat16)
+    for first in range(0, 2000, 8):
+        row[0, 6] = values[first:first + 8]
+        angle = cache.feed([0], [1])[:, None, None] * torch.tensor([1.0, 0.1, 0.01, 0.001])
+        cos, sin = angle.cos().bfloat16(), angle.sin().bfloat16()
+        cache.attend_turned(0, row, cos, sin, PLAIN)
+        cache.advance()
+    angle = torch.arange(250.)[:, None] * torch.tensor([1.0, 0.1, 0.01, 0.001])
+    cos, sin = angle.cos().bfloat16().float(), angle.sin().bfloat16().float()
+    a, b = values.view(250, 2, 4).float().unbind(1)
+    exact = torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+    kept = cache.keys[0, 0, 0, :250]
+    assert (kept == exact.bfloat16()).float().mean() > 0.99     # not all: products are fused with sums
+    assert ((kept.float() - exact).abs() <= exact.abs() * 2**-8 + 1e-6).all()
 
 
 def test_scores_of_any_size_keep_their_weights():
