@@ -43,7 +43,7 @@ class Cache:
         self.lengths, self.capacity, self.before = [0] * slots, capacity, before
         self.lenders, self.lent = [*range(slots)], [0] * slots  # in whose place a slot's first keys lie, and how many
         self.single = False                                     # whether the kernel attends what was fed last
-        self.kernel = decode_kernel() if dtype in KERNEL and not self.keys.is_cuda else None
+        self.kernel = kernel("decode") if dtype in KERNEL and not self.keys.is_cuda else None
 
     def feed(self, slots: Sequence[int], counts: Sequence[int], *, padding: int = 0) -> Tensor:
         """Announce the tokens of the next pass; their positions, (sum of counts + padding,) int64.
@@ -186,14 +186,14 @@ class Cache:
 
 
 @cache
-def decode_kernel() -> ModuleType | None:
-    """The kernel for steps of one token a slot, where numba is installed."""
-    return import_module("bloomery.model.decode_kernel") if find_spec("numba") else None
+def kernel(name: str) -> ModuleType | None:
+    """The kernels of a file, where numba is installed."""
+    return import_module(f"bloomery.model.{name}_kernel") if find_spec("numba") else None
 
 
 def kept_as(compute: torch.dtype, device: torch.device) -> torch.dtype:
     """How keys and values are best kept: as they are computed, but in fp32 where a CPU has no kernel for less."""
-    return compute if device.type != "cpu" or decode_kernel() else torch.promote_types(compute, torch.float32)
+    return compute if device.type != "cpu" or kernel("decode") else torch.promote_types(compute, torch.float32)
 
 
 def rows_of(slots: list[int]) -> slice | Tensor:

@@ -16,22 +16,20 @@ Keys in bfloat16 come as their bits, uint16, and are widened as they are read: t
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import carray, cfunc, from_dtype, njit, types
-from numba.extending import intrinsic, overload
+from numba import carray, from_dtype, njit, types
+from numba.extending import intrinsic
 from torch import Tensor
 
-from bloomery.core.metrics import say
 from bloomery.model.dot_product import Scoring
+from bloomery.model.native import FAST, as_float, compiled, narrow, widen
 
 BLOCK = 64              # keys scored before any is weighed: 8 kB of keys, in the first cache for all rows of a group
 SIBLINGS = 8            # rows whose first keys lie in one place that one thread attends together
 FEW = 2**15             # numbers of keys a layer below which waking another thread takes longer than reading them
-FAST = {"reassoc", "contract", "nsz"}                           # sums may be taken 16 at a time
 
 JOB = np.dtype([(name, np.int64) for name in (                  # what a thread is told; from `order` on addresses
     "taken", "rows", "groups", "heads", "key_heads", "width", "q_stride", "kv_stride", "slots", "capacity", "window",
@@ -39,24 +37,6 @@ JOB = np.dtype([(name, np.int64) for name in (                  # what a thread 
     + [("scale", np.float32), ("cap", np.float32)])
 ZERO, ONE, HALF, LOG2E, LEAST = map(np.float32, (0, 1, 0.5, 1 / np.log(2), -126))
 C1, C2, C3, C4, C5, C6 = (np.float32(np.log(2) ** n / np.prod(np.arange(1, n + 1))) for n in range(1, 7))
-
-
-@intrinsic
-def as_float(typing_context, bits):
-    """The fp32 number of 32 bits."""
-    def code(context, builder, signature, values):
-        return builder.bitcast(values[0], ir.FloatType())
-
-    return types.float32(types.uint32), code
-
-
-@intrinsic
-def bits_of(typing_context, number):
-    """The 32 bits of an fp32 number."""
-    def code(context, builder, signature, values):
-        return builder.bitcast(values[0], ir.IntType(32))
-
-    return types.uint32(types.float32), code
 
 
 @intrinsic
@@ -92,33 +72,6 @@ def fetch(typing_context, address):
         return context.get_dummy_value()
 
     return types.void(types.uintp), code
-
-
-def widen(x):
-    """An element in fp32: itself, or the number whose upper half its bits are."""
-
-
-@overload(widen, inline="always")
-def widened(x):
-    if isinstance(x, types.Float):
-        return lambda x: x
-    return lambda x: as_float(np.uint32(np.uint32(x) << np.uint32(16)))
-
-
-def narrow(x, like):
-    """An fp32 number as an element like another: itself, or the bits of the nearest bfloat16, of two the even one."""
-
-
-@overload(narrow, inline="always")
-def narrowed(x, like):
-    if isinstance(like, types.Float):
-        return lambda x, like: x
-
-    def rounded(x, like):
-        bits = bits_of(x)
-        return np.uint16((bits + np.uint32(0x7fff) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
-
-    return rounded
 
 
 @njit(nogil=True)
@@ -266,13 +219,7 @@ def worker(dtype: torch.dtype) -> Callable:
                    job.scale, job.window, job.cap, out)
             item = take(address)
 
-    if not any(Path(__file__).parent.glob(f"__pycache__/{Path(__file__).stem}.*.nbi")):
-        say("  compiling the kernel of decoding steps (once for this machine)")
-    signature = types.void(types.CPointer(from_dtype(JOB)))
-    try:
-        return cfunc(signature, cache=True)(work)
-    except RuntimeError:                                        # nowhere to keep it
-        return cfunc(signature)(work)
+    return compiled(work, types.void(types.CPointer(from_dtype(JOB))))
 
 
 class Step:

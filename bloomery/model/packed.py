@@ -6,15 +6,17 @@ itself.  The head keeps its plain weight beside the packed one: a tied one is lo
 log-probabilities of given tokens are wanted.  Whoever needs the other plain weights no more lets the model go.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from bloomery.model.attention import Attention, Memory
-from bloomery.model.cache import Cache
+from bloomery.model.cache import Cache, kernel
 from bloomery.model.linear import Linear, rounded
 from bloomery.model.nf4 import NF4Linear
+from bloomery.model.norms import RMSNorm
 from bloomery.model.positions import rope
 from bloomery.model.transformer import Transformer
 
@@ -66,6 +68,18 @@ class PackedAttention(Attention):
         return self.output(memory.attend_turned(layer, qkv, cos, sin, self.scoring).flatten(1))
 
 
+class PackedNorm(nn.Module):
+    """RMSNorm (N, D) -> (N, D) in bfloat16 by a kernel; the weight is the norm's own."""
+
+    def __init__(self, norm: RMSNorm, kernel: Callable[[Tensor, Tensor, float], Tensor]):
+        super().__init__()
+        self.norm, self.kernel = norm, kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        fits = x.dim() == 2 and x.dtype == self.norm.weight.dtype == torch.float32
+        return self.kernel(x, self.norm.weight, self.norm.eps) if fits else self.norm(x)
+
+
 def stamp(linear: Linear) -> tuple[tuple[int, int], ...]:
     """What changes whenever a weight does, or what is folded into it."""
     return tuple((weight._version, weight.data_ptr()) for weight in linear.parameters())
@@ -78,6 +92,15 @@ def packs(model: Transformer) -> bool:
             and not any(module._forward_hooks or module._forward_pre_hooks or isinstance(module, NF4Linear)
                         for module in model.modules())
             and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
+
+
+def made(name: str, module: nn.Module) -> nn.Module:
+    """What stands for a module in the twin: itself, unless another gives the same faster."""
+    if isinstance(module, Linear):
+        return PackedLinear(module, keep=name == "head")
+    if type(module) is RMSNorm and (found := kernel("norm")):
+        return PackedNorm(module, found.rms_norm)
+    return module
 
 
 def packed(model: Transformer, before: Transformer | None = None) -> Transformer:
@@ -96,8 +119,7 @@ def packed(model: Transformer, before: Transformer | None = None) -> Transformer
             continue
         earlier = before.get_submodule(name) if before is not None else None
         same = isinstance(module, Linear) and isinstance(earlier, PackedLinear) and earlier.stamp == stamp(module)
-        packing = isinstance(module, Linear) and not same
-        twin.set_submodule(name, earlier if same else PackedLinear(module, keep=name == "head") if packing else module)
+        twin.set_submodule(name, earlier if same else made(name, module))
     for name in LOOKED_UP:
         if hasattr(model, name):
             setattr(twin, name, getattr(model, name))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bloomery.model.cache import Cache, decode_kernel, kept_as
+from bloomery.model.cache import Cache, kept_as, kernel
 from bloomery.model.config import ModelConfig
 from bloomery.model.dot_product import PLAIN, Scoring
 from bloomery.model.positions import rope, rope_frequencies, rope_table
@@ -159,11 +159,11 @@ def test_what_a_cpu_computes_is_what_it_keeps():
 
 def test_without_numba_steps_are_three_products(monkeypatch):
     monkeypatch.setattr("bloomery.model.cache.find_spec", lambda name: None)
-    decode_kernel.cache_clear()
+    kernel.cache_clear()
     try:
         cache = Cache(CONFIG, 2, 8)
         assert cache.kernel is None and kept_as(torch.bfloat16, torch.device("cpu")) == torch.float32
         cache.lend(0, 1, 0)
         assert cache.lenders == [0, 1]
     finally:
-        decode_kernel.cache_clear()
+        kernel.cache_clear()
