@@ -11,8 +11,8 @@ import torch
 from numba import carray, njit, types
 from torch import Tensor
 
-from bloomery.model.decode_kernel import pointer
-from bloomery.model.native import FAST, compiled, narrow
+from bloomery.model.decode_kernel import KINDS, pointer
+from bloomery.model.native import FAST, compiled, narrow, widen
 
 LIKE = np.uint16(0)                                             # bits of a bfloat16
 
@@ -26,14 +26,17 @@ def normalise(x, weight, eps, out):
             total += x[row, e] * x[row, e]
         rate = np.float32(1) / np.sqrt(total / np.float32(x.shape[1]) + eps)
         for e in range(x.shape[1]):
-            out[row, e] = narrow(x[row, e] * rate * weight[e], LIKE)
+            out[row, e] = narrow(x[row, e] * rate * widen(weight[e]), LIKE)
 
 
 @cache
-def kernel() -> Callable:
+def worker(dtype: torch.dtype) -> Callable:
+    """The function for a weight of this dtype: addresses of x, weight and out, rows, width, eps."""
+    kind = KINDS[dtype]
+
     def work(x, weight, out, rows, width, eps):
         shape = rows, width
-        normalise(carray(pointer(x, types.float32), shape), carray(pointer(weight, types.float32), (width,)), eps,
+        normalise(carray(pointer(x, types.float32), shape), carray(pointer(weight, kind), (width,)), eps,
                   carray(pointer(out, types.uint16), shape))
 
     address = types.int64
@@ -41,8 +44,8 @@ def kernel() -> Callable:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x (N, D) and weight in fp32 -> (N, D) in bfloat16."""
+    """x (N, D) in fp32 -> (N, D) in bfloat16; the weight is either."""
     x = x.contiguous()
     out = torch.empty(x.shape, dtype=torch.bfloat16)
-    kernel()(x.data_ptr(), weight.data_ptr(), out.data_ptr(), *x.shape, eps)
+    worker(weight.dtype)(x.data_ptr(), weight.data_ptr(), out.data_ptr(), *x.shape, eps)
     return out

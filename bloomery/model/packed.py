@@ -76,7 +76,7 @@ class PackedNorm(nn.Module):
         self.norm, self.kernel = norm, kernel
 
     def forward(self, x: Tensor) -> Tensor:
-        fits = x.dim() == 2 and x.dtype == self.norm.weight.dtype == torch.float32
+        fits = x.dim() == 2 and x.dtype == torch.float32
         return self.kernel(x, self.norm.weight, self.norm.eps) if fits else self.norm(x)
 
 

@@ -10,9 +10,10 @@ norm_kernel = pytest.importorskip("bloomery.model.norm_kernel", exc_type=ImportE
 
 
 @pytest.mark.parametrize(("rows", "width"), [(1, 8), (8, 512), (70, 33)])
-def test_it_is_the_norm_but_for_the_order_of_sums(rows, width):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_it_is_the_norm_but_for_the_order_of_sums(rows, width, dtype):
     noise = torch.Generator().manual_seed(1)
-    x, weight = torch.randn(rows, width, generator=noise) * 5, torch.randn(width, generator=noise)
+    x, weight = torch.randn(rows, width, generator=noise) * 5, torch.randn(width, generator=noise).to(dtype)
     got, expected = norm_kernel.rms_norm(x, weight, 1e-5), rounded_norm(x, weight, 1e-5)[0]
     assert got.dtype == torch.bfloat16 and (got == expected).float().mean() > 0.99
     assert ((got.float() - expected.float()).abs() <= expected.float().abs() * 2**-7).all()
