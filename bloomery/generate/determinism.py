@@ -74,7 +74,7 @@ def tried(engine: Engine) -> Report:
         return Request(spread(min(engine.chunk + 3, room), vocabulary, 7919), TOKENS, how=GREEDY, n=n)
 
     longer = spread(min(3 * engine.chunk, room), vocabulary, 104_729)
-    crowd = [Request(spread(min(engine.chunk, room), vocabulary, step), 1) for step in CROWD[:engine.together - 1]]
+    crowd = [Request(spread(min(2 * engine.chunk, room), vocabulary, step), 1) for step in CROWD[:engine.together - 1]]
     others = Request(longer, 2 * TOKENS, how=Sampling(), seed=1, n=max(1, slots - 1))
     engine.forget()
     alone = answered(asked(1))[0]

@@ -2,7 +2,7 @@
 
 A step admits who waits, reads one chunk of one prompt, decodes one token of every live row, chooses and hands out.
 What a request gets does not depend on its neighbours, its slot, or whether its prompt was read before: a prompt is read
-in padded chunks of one size on one grid, and decoded rows are rounded up to a multiple of eight, for which a CPU's
+in chunks on one grid, and what is read or decoded at a time is rounded up to a multiple of eight rows, for which a CPU's
 matrix products give each row the same bits (`determinism.py` looks whether they do, or has all slots decoded always).
 
 A row that has ended takes no more time; no slot can overflow, so that nobody is ever evicted half-way.
@@ -33,6 +33,7 @@ from bloomery.text.tokenizer import Tokenizer
 
 ROWS = 8                        # rows of a decode step are rounded up to a multiple of this
 TOGETHER = 8                    # prompts of which a chunk each is read at once, where nobody waits for his next token
+PATIENCE = 4                    # slots that are free before new prompts are let in, where nobody waits: read together
 COPIED = 3                      # a copied key is read, written and read again
 MICRO_TOKENS = 8192             # of a batch that is embedded
 
@@ -123,8 +124,11 @@ class Engine:
 
     @torch.no_grad()
     def step(self, *, fill: bool = False) -> list[Event]:
-        """One round. `fill` reads all prompts that have a slot first: more tokens a second, longer waits for each."""
-        self.scheduler.admit()
+        """One round. `fill` reads all prompts that have a slot first, and lets new ones in a few at a time: more tokens
+        a second, longer waits for each."""
+        going = any(not slot.sample.ticket.paused for slot in self.scheduler.taken)
+        if not (fill and going and self.free_slots < min(PATIENCE, self.waiting)):
+            self.scheduler.admit()
         while self._read(self.together if fill else 1) and fill:
             pass
         starting = self._starting()
@@ -153,7 +157,9 @@ class Engine:
 
     def _read_chunks(self, slots: list[Slot]) -> None:
         chunks = [self._begun(slot) for slot in slots]
-        padded = [id for ids in chunks for id in (*ids, *[0] * (self.chunk - len(ids)))]
+        rounded = -(-max(map(len, chunks)) // ROWS) * ROWS
+        length = self.chunk if self.fixed else min(rounded, self.chunk)
+        padded = [id for ids in chunks for id in (*ids, *[0] * (length - len(ids)))]
         numbers = [slot.number for slot in slots]
         hidden = self._forward(numbers, padded).unflatten(0, (len(slots), -1))               # (B, chunk, D)
         self.cache.advance(numbers)
