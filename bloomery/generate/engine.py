@@ -2,8 +2,8 @@
 
 A step admits who waits, reads one chunk of one prompt, decodes one token of every live row, chooses and hands out.
 What a request gets does not depend on its neighbours, its slot, or whether its prompt was read before: a prompt is read
-in chunks on one grid, and what is read or decoded at a time is rounded up to a multiple of eight rows, for which a CPU's
-matrix products give each row the same bits (`determinism.py` looks whether they do, or has all slots decoded always).
+in chunks on one grid, and rows that are read or decoded at a time are rounded up to a multiple of eight, for which a
+CPU's matrix products give each row the same bits (`determinism.py` looks whether they do, or has all slots decoded).
 
 A row that has ended takes no more time; no slot can overflow, so that nobody is ever evicted half-way.
 """
