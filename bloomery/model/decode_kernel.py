@@ -25,7 +25,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from bloomery.model.dot_product import Scoring
-from bloomery.model.native import FAST, as_float, compiled, narrow, widen
+from bloomery.model.native import FAST, KINDS, as_float, compiled, narrow, pointer, widen
 
 BLOCK = 64              # keys scored before any is weighed: 8 kB of keys, in the first cache for all rows of a group
 SIBLINGS = 8            # rows whose first keys lie in one place that one thread attends together
@@ -47,17 +47,6 @@ def take(typing_context, job):
         return builder.atomic_rmw("add", counter, ir.Constant(ir.IntType(64), 1), "seq_cst")
 
     return types.int64(job), code
-
-
-@intrinsic
-def pointer(typing_context, address, kind):
-    """An address as a pointer to numbers of a kind."""
-    found = types.CPointer(kind.dtype)
-
-    def code(context, builder, signature, values):
-        return builder.inttoptr(values[0], context.get_value_type(found))
-
-    return found(address, kind), code
 
 
 @intrinsic
@@ -289,4 +278,3 @@ def parallel() -> Callable | None:
 
 PARALLEL = parallel()
 Q = JOB.fields["q"][1] // 8              # where addresses that change from layer to layer begin
-KINDS = {torch.bfloat16: types.uint16, torch.float32: types.float32}

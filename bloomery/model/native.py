@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import cfunc, types
 from numba.extending import intrinsic, overload
@@ -61,6 +62,17 @@ def narrowed(x, like):
     return rounded
 
 
+@intrinsic
+def pointer(typing_context, address, kind):
+    """An address as a pointer to numbers of a kind."""
+    found = types.CPointer(kind.dtype)
+
+    def code(context, builder, signature, values):
+        return builder.inttoptr(values[0], context.get_value_type(found))
+
+    return found(address, kind), code
+
+
 def compiled(function: Callable, signature: types.Type) -> Callable:
     """A function as one of C, kept on disk where that can be written: it takes seconds once for a machine."""
     name = Path(function.__code__.co_filename)
@@ -70,3 +82,6 @@ def compiled(function: Callable, signature: types.Type) -> Callable:
         return cfunc(signature, cache=True)(function)
     except RuntimeError:                                        # nowhere to keep it
         return cfunc(signature)(function)
+
+
+KINDS = {torch.bfloat16: types.uint16, torch.float32: types.float32}      # how a kernel reads a tensor's numbers

@@ -11,8 +11,7 @@ import torch
 from numba import carray, njit, types
 from torch import Tensor
 
-from bloomery.model.decode_kernel import KINDS, pointer
-from bloomery.model.native import FAST, compiled, narrow, widen
+from bloomery.model.native import FAST, KINDS, compiled, narrow, pointer, widen
 
 LIKE = np.uint16(0)                                             # bits of a bfloat16
 
