@@ -25,6 +25,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from bloomery.model.dot_product import Scoring
+from bloomery.model.lanes import LANES, blend, dots
 from bloomery.model.native import FAST, KINDS, as_float, compiled, narrow, pointer, widen
 
 BLOCK = 64              # keys scored before any is weighed: 8 kB of keys, in the first cache for all rows of a group
@@ -84,17 +85,27 @@ def exp(x):
     return power * as_float(np.uint32((np.int32(n) + np.int32(127)) << np.int32(23)))
 
 
+@njit(nogil=True)
+def ask(soon, first, last, line):
+    """Ask for the lines first..last, of so many bytes, from the address `soon` on; lines of no bytes are none."""
+    for byte in range(first * line, last * line, 64):
+        fetch(np.uintp(soon + byte))
+
+
 @njit(fastmath=FAST, nogil=True)
-def score(scores, q, keys, values, first, last):
-    """q . k of the keys first..last of one slot and head, keys (C, E); their values are asked for."""
-    base, line = values.ctypes.data, values.itemsize * q.shape[0]
-    for j in range(first, last):
-        for byte in range(0, line, 64):
-            fetch(np.uintp(base + j * line + byte))
+def score(scores, q, keys, soon, line):
+    """q (E,) . k of all keys (J, E); meanwhile as many lines from `soon` on are asked for."""
+    count = keys.shape[0]
+    whole = count // LANES * LANES if q.shape[0] % LANES == 0 else 0
+    for j in range(0, whole, LANES):
+        ask(soon, j, j + LANES, line)
+        dots(scores, j, q, keys, j)
+    ask(soon, whole, count, line)
+    for j in range(whole, count):
         dot = ZERO
         for e in range(q.shape[0]):
             dot += q[e] * widen(keys[j, e])
-        scores[j - first] = dot
+        scores[j] = dot
 
 
 @njit(fastmath=FAST | {"nnan"}, nogil=True)
@@ -118,20 +129,17 @@ def weigh(scores, count, most):
 
 
 @njit(fastmath=FAST, nogil=True)
-def gather(total, weights, values, first, last, coming):
-    """total += weights times the values first..last of one slot and head, four at a time; `coming` keys are next."""
-    whole, base = first + (last - first) // 4 * 4, coming.ctypes.data
-    line = values.itemsize * total.shape[0]
-    for j in range(first, whole, 4):
-        for byte in range(0, 4 * line, 64):
-            fetch(np.uintp(base + (j - first) * line + byte))
-        a, b, c, d = weights[j - first], weights[j - first + 1], weights[j - first + 2], weights[j - first + 3]
+def gather(total, weights, values, soon, line):
+    """total (E,) += weights times all values (J, E); meanwhile as many lines from `soon` on are asked for."""
+    count = values.shape[0]
+    whole = count // LANES * LANES if total.shape[0] % LANES == 0 else 0
+    for j in range(0, whole, LANES):
+        ask(soon, j, j + LANES, line)
+        blend(total, weights, j, values, j)
+    ask(soon, whole, count, line)
+    for j in range(whole, count):
         for e in range(total.shape[0]):
-            total[e] += (a * widen(values[j, e]) + b * widen(values[j + 1, e])
-                         + c * widen(values[j + 2, e]) + d * widen(values[j + 3, e]))
-    for j in range(whole, last):
-        for e in range(total.shape[0]):
-            total[e] += weights[j - first] * widen(values[j, e])
+            total[e] += weights[j] * widen(values[j, e])
 
 
 @njit(nogil=True)
@@ -164,9 +172,12 @@ def attend(group, head, each, q, k, v, cos, sin, keys, values, where, scale, win
             if first >= last:
                 continue
             slot = lenders[i] if block < lent[i] else slots[i]
+            own_keys, own_values = keys[slot, head, first:last], values[slot, head, first:last]
             coming = keys[slot, head, last:] if last <= lengths[i] else keys[slot, min(head + 1, heads - 1)]
             for g in range(each):
-                score(scores, queries[n, g], keys[slot, head], values[slot, head], first, last)
+                fresh = g == 0 and (n == 0 or slot == slots[i])             # or another has just read them
+                line = width * keys.itemsize if fresh else 0
+                score(scores, queries[n, g], own_keys, own_values.ctypes.data, line)
                 if cap:
                     for j in range(last - first):
                         scores[j] = cap * np.tanh(scores[j] / cap)
@@ -176,7 +187,7 @@ def attend(group, head, each, q, k, v, cos, sin, keys, values, where, scale, win
                 most[n, g] = above
                 for e in range(width):
                     totals[n, g, e] *= fade
-                gather(totals[n, g], scores, values[slot, head], first, last, coming)
+                gather(totals[n, g], scores, own_values, coming.ctypes.data, line)
     for n, i in enumerate(group):
         for g in range(each):
             for e in range(width):

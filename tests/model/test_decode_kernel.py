@@ -11,12 +11,14 @@ from bloomery.model.transformer import Transformer
 
 pytest.importorskip("numba")
 CONFIG = ModelConfig(vocabulary=60, context=256, depth=2, width=48, heads=6, kv_heads=2, head_width=8, hidden=48)
+WIDE = CONFIG.model_copy(update={"head_width": 32})             # its keys are scored sixteen at a time
 CLOSE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
 
 
-def filled(lengths: list[int], *, dtype: torch.dtype = torch.float32, before: int = 0) -> Cache:
+def filled(lengths: list[int], *, dtype: torch.dtype = torch.float32, before: int = 0,
+           config: ModelConfig = CONFIG) -> Cache:
     """Slots that hold so many tokens of noise."""
-    cache = Cache(CONFIG, len(lengths), 200, dtype=dtype, before=before)
+    cache = Cache(config, len(lengths), 200, dtype=dtype, before=before)
     noise = torch.Generator().manual_seed(3)
     for kept in (cache.keys, cache.values):
         kept.copy_(torch.randn(kept.shape, generator=noise))
@@ -29,8 +31,9 @@ def step(cache: Cache, slots: list[int], *, kernel: bool = True, scoring: Scorin
          ) -> torch.Tensor:
     """What one more token of each slot sees in every layer, (L, B, H, E); nothing is advanced."""
     noise = torch.Generator().manual_seed(5)
-    rows = torch.randn(CONFIG.depth, len(cache.lengths), 10, 8, generator=noise).to(cache.keys.dtype)[:, slots]
-    rows = torch.cat((rows, rows.new_ones(CONFIG.depth, padding, 10, 8)), 1)
+    shape, width = (CONFIG.depth, len(cache.lengths), 10), cache.keys.shape[-1]
+    rows = torch.randn(*shape, width, generator=noise).to(cache.keys.dtype)[:, slots]
+    rows = torch.cat((rows, rows.new_ones(CONFIG.depth, padding, 10, width)), 1)
     kept, cache.kernel = cache.kernel, cache.kernel if kernel else None
     cache.feed(slots, [1] * len(slots), padding=padding)
     out = [cache.attend(layer, q, k, v, scoring) for layer, row in enumerate(rows)
@@ -39,14 +42,15 @@ def step(cache: Cache, slots: list[int], *, kernel: bool = True, scoring: Scorin
     return torch.stack(out)
 
 
+@pytest.mark.parametrize("config", [CONFIG, WIDE], ids=["narrow", "wide"])
 @pytest.mark.parametrize("dtype", CLOSE, ids=str)
 @pytest.mark.parametrize("scoring", [Scoring(), Scoring(window=5), Scoring(window=64), Scoring(softcap=2.0),
                                      Scoring(scale=0.7)], ids=["plain", "near", "window", "capped", "scaled"])
-def test_it_is_the_attention_of_three_products(dtype, scoring):
-    for lengths in ([0], [1, 63, 64, 65], [127, 128, 199, 0, 5]):
+def test_it_is_the_attention_of_three_products(dtype, scoring, config):
+    for lengths in ([0], [1, 63, 64, 65], [127, 128, 199, 0, 5, 16, 15]):
         slots = [*range(len(lengths))][::-1]
-        got = step(filled(lengths, dtype=dtype), slots, scoring=scoring)
-        expected = step(filled(lengths, dtype=dtype), slots, kernel=False, scoring=scoring)
+        got, expected = (step(filled(lengths, dtype=dtype, config=config), slots, scoring=scoring, kernel=kernel)
+                         for kernel in (True, False))
         assert got.dtype == dtype and (got.float() - expected.float()).abs().max() < CLOSE[dtype]
 
 
@@ -102,10 +106,11 @@ def test_rows_of_padding_see_nothing_and_change_nothing():
     assert not got[:, 2:].any() and got[:, :2].equal(step(filled([9, 30]), [0, 1]))
 
 
-@pytest.fixture(params=[0, 3], ids=["", "behind a prefix"])
+@pytest.fixture(params=[(0, CONFIG), (3, CONFIG), (0, WIDE)], ids=["", "behind a prefix", "wide"])
 def both(request):
     """A cache that lends and one that copies, of the same numbers; slot 0 holds 150 tokens."""
-    return [filled([150, 0, 0, 0, 0, *[0] * 6], before=request.param) for _ in range(2)]
+    before, config = request.param
+    return [filled([150, 0, 0, 0, 0, *[0] * 6], before=before, config=config) for _ in range(2)]
 
 
 def give(both, *what: tuple[int, int, int]) -> None:
@@ -146,7 +151,7 @@ def test_a_borrower_can_lend_be_cut_and_go_on_reading(both):
         cache.truncate(1, 60)
         cache.truncate(0, 10)
     assert grown(both[0], [1, 2, 3]).equal(grown(both[1], [1, 2, 3]))
-    model = Transformer(CONFIG, seed=1)
+    model = Transformer(CONFIG.model_copy(update={"head_width": both[0].keys.shape[-1]}), seed=1)
     hidden = [model(torch.arange(5), cache.feed([2], [5]), cache) for cache in both]
     assert hidden[0].equal(hidden[1]) and both[0].lent[2] == 0
 
