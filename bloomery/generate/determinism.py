@@ -57,7 +57,7 @@ def self_test(engine: Engine) -> Report:
     stats = engine.stats.copy()
     report = tried(engine)
     if not (report.ok or engine.fixed):
-        engine.fixed, engine.together = True, 1
+        engine.fixed, engine.together, engine.meanwhile = True, 1, 1
         report = tried(engine)
     engine.stats = stats
     return report

@@ -1,6 +1,6 @@
 """The one decoder: many requests at once, each answered as if it were alone.
 
-A step admits who waits, reads one chunk of one prompt, decodes one token of every live row, chooses and hands out.
+A step admits who waits, reads a chunk of a few prompts, decodes one token of every live row, chooses and hands out.
 What a request gets does not depend on its neighbours, its slot, or whether its prompt was read before: a prompt is read
 in chunks on one grid, and rows that are read or decoded at a time are rounded up to a multiple of eight, for which a
 CPU's matrix products give each row the same bits (`determinism.py` looks whether they do, or has all slots decoded).
@@ -33,6 +33,7 @@ from bloomery.text.tokenizer import Tokenizer
 
 ROWS = 8                        # rows of a decode step are rounded up to a multiple of this
 TOGETHER = 8                    # prompts of which a chunk each is read at once, where nobody waits for his next token
+MEANWHILE = 4                    # the same where others do: of 1, first tokens come a quarter later, of 8 no sooner
 PATIENCE = 4                    # slots that are free before new prompts are let in, where nobody waits: read together
 COPIED = 3                      # a copied key is read, written and read again
 MICRO_TOKENS = 8192             # of a batch that is embedded
@@ -54,7 +55,7 @@ class Engine:
         self.decoder = packed(model)
         self.model = self.decoder if own else model
         self.every, self.rows, self.fixed = range(slots), ROWS if slots > 1 else 1, False
-        self.together = min(slots, TOGETHER)
+        self.together, self.meanwhile = min(slots, TOGETHER), min(slots, MEANWHILE)
         self.cache = self._emptied()
         self.stats: Counter[str] = Counter()
         self._first: dict[Ticket, Tensor] = {}          # logits (1, V) after a prompt, while samples of it will begin
@@ -129,7 +130,7 @@ class Engine:
         going = any(not slot.sample.ticket.paused for slot in self.scheduler.taken)
         if not (fill and going and self.free_slots < min(PATIENCE, self.waiting)):
             self.scheduler.admit()
-        while self._read(self.together if fill else 1) and fill:
+        while self._read(self.together if fill else self.meanwhile) and fill:
             pass
         starting = self._starting()
         live = [slot for slot in self.scheduler.taken if slot.sample.said and not slot.sample.ticket.paused]
