@@ -33,7 +33,7 @@ from bloomery.text.tokenizer import Tokenizer
 
 ROWS = 8                        # rows of a decode step are rounded up to a multiple of this
 TOGETHER = 8                    # prompts of which a chunk each is read at once, where nobody waits for his next token
-MEANWHILE = 4                    # the same where others do: of 1, first tokens come a quarter later, of 8 no sooner
+MEANWHILE = 4                   # the same where others do: of 1, first tokens come a quarter later, of 8 no sooner
 PATIENCE = 4                    # slots that are free before new prompts are let in, where nobody waits: read together
 COPIED = 3                      # a copied key is read, written and read again
 MICRO_TOKENS = 8192             # of a batch that is embedded

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from bloomery.core.errors import InputError
+from bloomery.model.cache import kernel
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,16 @@ class Row:
     def steered(self) -> bool:
         return self.how.steers or bool(self.forbidden)
 
+    @property
+    def direct(self) -> bool:
+        """Drawn from the logits as they are but for a temperature, or the likeliest of them."""
+        return not self.steered and self.how.filters[1:] in ((), AS_IS.filters[1:])
+
+    @property
+    def chance(self) -> float:
+        """The number in [0, 1) that decides."""
+        return uniform(self.seed, self.sample, len(self.generated))
+
 
 @dataclass(frozen=True)
 class Token:
@@ -122,11 +133,36 @@ class Token:
 def choose(logits: Tensor, rows: Sequence[Row]) -> list[Token]:
     """The next token of every row, from logits (B, V) in fp32; a row's result has the same bits beside any others.
 
-    32 rows of 16k on one core: 0.4 ms greedy, 1.4 ms at temperature 0.8, 5 ms with top-p too.
+    32 rows of 16k on one core: 0.2 ms greedy or at a temperature (1.4 ms without numba), 5 ms with top-p.
     """
     if logits.dim() != 2 or len(logits) != len(rows):
         raise ValueError(f"logits {tuple(logits.shape)} for {len(rows)} rows: there must be one line a row")
-    return [token for i in range(0, len(rows), BLOCK) for token in choose_block(logits[i:i + BLOCK], rows[i:i + BLOCK])]
+    quick = kernel("draw", "generate") if logits.device.type == "cpu" and logits.dtype == torch.float32 else None
+    direct = [i for i, row in enumerate(rows) if quick and row.direct]
+    others = sorted({*range(len(rows))} - {*direct})
+    found = {}
+    if direct:
+        numbers = quick.drawn(taken(logits, direct), [rows[i].how.temperature for i in direct],
+                              [rows[i].chance for i in direct])
+        found |= {i: told(logits[i], rows[i], *three) for i, *three in zip(direct, *numbers, strict=True)}
+    for start in range(0, len(others), BLOCK):
+        block = others[start:start + BLOCK]
+        found |= zip(block, choose_block(taken(logits, block), [rows[i] for i in block]), strict=True)
+    return [found[i] for i in range(len(rows))]
+
+
+def taken(logits: Tensor, rows: list[int]) -> Tensor:
+    """These rows; all of them are not copied."""
+    return logits if len(rows) == len(logits) else logits[rows]
+
+
+def told(logits: Tensor, row: Row, id: int, logp: float, raw: float) -> Token:
+    """A choice with the alternatives its row asks for, (V,) logits; among them it has the same number as they."""
+    if not row.alternatives:
+        return Token(id, logp, raw)
+    all_logp = logits.log_softmax(-1)
+    own = float(all_logp[id])
+    return Token(id, own if row.how.temperature in (0, 1) else logp, own, likeliest(all_logp, row.alternatives))
 
 
 def choose_block(logits: Tensor, rows: Sequence[Row]) -> list[Token]:
@@ -142,7 +178,7 @@ def choose_block(logits: Tensor, rows: Sequence[Row]) -> list[Token]:
         untouched = not steered and filters in (GREEDY.filters, AS_IS.filters)
         if filters:
             spread = raw[at] if untouched else filtered(values, rows[members[0]].how)
-            found = draw(spread, [uniform(rows[i].seed, rows[i].sample, len(rows[i].generated)) for i in members])
+            found = draw(spread, [rows[i].chance for i in members])
         else:
             spread, found = raw[at] if untouched else values.log_softmax(-1), greedy(values)
         ids[at], logp[at] = found, spread.gather(-1, found[:, None])[:, 0]

@@ -186,9 +186,9 @@ class Cache:
 
 
 @cache
-def kernel(name: str) -> ModuleType | None:
+def kernel(name: str, package: str = "model") -> ModuleType | None:
     """The kernels of a file, where numba is installed."""
-    return import_module(f"bloomery.model.{name}_kernel") if find_spec("numba") else None
+    return import_module(f"bloomery.{package}.{name}_kernel") if find_spec("numba") else None
 
 
 def kept_as(compute: torch.dtype, device: torch.device) -> torch.dtype:
