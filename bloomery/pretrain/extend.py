@@ -22,6 +22,7 @@ from bloomery.core.errors import InputError
 from bloomery.core.metrics import say
 from bloomery.model.config import ModelConfig, Rope
 from bloomery.model.rope_scaling import ntk_base
+from bloomery.model.peft_files import adapter_base
 from bloomery.model.store import is_model, load_config, load_model, save_model
 from bloomery.model.transformer import Transformer
 from bloomery.pretrain.corpora import CorpusConfig, copy_tokenizer, drawn, open_corpora, stream, validation, writes
@@ -111,6 +112,9 @@ def forecast(config: Config, planned: dict[str, dict] | None = None) -> dict:
 
 def run(config: Config, out: Path) -> dict:
     """Stretch the angles, train on, and export a Hugging Face folder whose config.json says so."""
+    if base := adapter_base(Path(config.model)):
+        raise InputError("an adapter's folder cannot be extended", where=config.model, why=f"it changes {base}",
+                         hint="merge it first (bloomery merge), or extend the model it was made for")
     before, tokenizer = load_model(Path(config.model)), load_tokenizer(Path(config.model))
     made, old = stretched(before.config, config), before.config.context
     corpora = open_corpora(config, tokenizer, config.model)

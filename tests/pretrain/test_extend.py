@@ -9,7 +9,9 @@ import torch
 
 from bloomery.core.errors import InputError
 from bloomery.core.metrics import read_metrics
+from bloomery.model.adapt import AdaptConfig, adapt
 from bloomery.model.config import ModelConfig, Rope
+from bloomery.model.peft_files import save_adapter
 from bloomery.model.store import load_config, load_model
 from bloomery.pretrain import extend, shards, vocabulary
 from bloomery.pretrain import run as pretraining
@@ -108,3 +110,11 @@ def test_the_forecast_counts_the_longer_context(base):
     found = extend.forecast(asked(model=str(base / "base"), rows=4, steps=5))
     assert found["tokens"] == 5 * 4 * LONG and found["model"].context == LONG
     assert extend.forecast(asked(model="not/made/yet")) == {}
+
+
+def test_an_adapters_folder_is_refused_kindly(base, tmp_path):
+    adapted = adapt(load_model(base / "base"), AdaptConfig(method="prefix", prefix_tokens=2), seed=0)
+    save_adapter(adapted, tmp_path / "adapted", base=str(base / "base"))
+    with pytest.raises(InputError, match="an adapter's folder cannot be extended") as refused:
+        extended(base, tmp_path / "long", model=str(tmp_path / "adapted"))
+    assert str(base / "base") in refused.value.why and "bloomery merge" in refused.value.hint
