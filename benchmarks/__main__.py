@@ -18,6 +18,8 @@ from benchmarks import (
     best_of_n,
     bm25,
     checkpoint,
+    curate,
+    curate_scaling,
     dialogues,
     dpo,
     generate,
@@ -25,6 +27,7 @@ from benchmarks import (
     lora,
     losses,
     mfu,
+    minhash,
     ngram,
     orpo,
     pretrain,
@@ -33,6 +36,8 @@ from benchmarks import (
     serve,
     sft,
     shakespeare,
+    substring,
+    vocabulary,
 )
 from benchmarks.harness import Broken, Options, Row
 from benchmarks.machine import QUIET, cores, describe, load, peak, versions
@@ -117,7 +122,10 @@ CASES: dict[str, Case] = {"shakespeare": shakespeare.run, "mfu": mfu.run, "pretr
                           "loss-memory": losses.run, "checkpoint": checkpoint.run, "scaling": scaling.run,
                           "sft": sft.run, "lora": lora.run, "dpo": dpo.run, "reward": reward.run, "kto": kto.run,
                           "orpo": orpo.run, "dialogues": dialogues.run, "generate": generate.run,
-                          "best-of-n": best_of_n.run, "serve": serve.run, "bm25": bm25.run, "ngram": ngram.run}
+                          "best-of-n": best_of_n.run, "serve": serve.run, "bm25": bm25.run, "curate": curate.run,
+                          "bpe-train": vocabulary.train, "encode": vocabulary.encode,
+                          "curate-scaling": curate_scaling.run, "ngram": ngram.run,
+                          "minhash": minhash.run, "substring": substring.run}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -16,7 +16,8 @@ from pathlib import Path
 QUIET = 0.3                             # 1-minute load above which nothing is measured
 SIZES = (512, 1024, 2048, 4096)         # cubes tried for the peak
 STAMPED = ("torch", "numpy", "transformers", "accelerate", "trl", "peft", "datasets", "tokenizers", "safetensors",
-           "fastapi", "uvicorn", "bm25s", "xllamacpp", "vllm")
+           "fastapi", "uvicorn", "bm25s", "xllamacpp", "vllm", "datatrove", "spacy", "numba", "pyarrow", "datasketch",
+           "rensa", "pydivsufsort")
 
 
 def peak(dtype: str, *, sizes: tuple[int, ...] = SIZES, seconds: float = 0.3) -> float:

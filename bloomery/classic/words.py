@@ -37,7 +37,12 @@ def words(text: str) -> list[str]:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text as they stand in it, without the space around them.
+    """The sentences of a text as they stand in it, without the space around them."""
+    return [" ".join(text[start:stop].split()) for start, stop in sentence_spans(text)]
+
+
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Where sentences begin and end; spans with no word are left out.
 
     One ends at a full stop, an exclamation or a question mark, or before an empty line; not after an abbreviation or
     an initial, nor where a small letter follows, unless a space stands before the mark as in tokenised texts.
@@ -50,9 +55,9 @@ def sentences(text: str) -> list[str]:
             continue
         if (mark[1] or "").islower() and not before[-1:].isspace():
             continue
-        found.append(text[start:mark.end()])
+        found.append((start, mark.end()))
         start = mark.end()
-    return [" ".join(one.split()) for one in [*found, text[start:]] if WORD.search(one)]
+    return [(start, stop) for start, stop in [*found, (start, len(text))] if WORD.search(text, start, stop)]
 
 
 def singular(word: str) -> str:

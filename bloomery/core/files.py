@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -43,13 +43,17 @@ class Quarantine:
     def __init__(self, *, keep: int = 10_000):
         self.keep, self.entries, self.reasons = keep, [], Counter()
 
-    def add(self, where: str, why: str, excerpt: str | bytes = "") -> None:
-        """Set one row aside. `why` reads "reason: detail"; what stands before the colon is what is counted."""
+    def add(self, where: str, why: str, excerpt: str | bytes = "", *, byte: int | None = None) -> None:
+        """Set one row aside. `why` reads "reason: detail"; what stands before the colon is what is counted.
+
+        `byte` is how far into the (unpacked) file the row begins, where that is known.
+        """
         self.reasons[why.partition(":")[0]] += 1
         if len(self.entries) < self.keep:
             text = excerpt[:800].decode("utf-8", "backslashreplace") if isinstance(excerpt, bytes) else excerpt[:200]
             shown = text[:200].encode("utf-8", "backslashreplace").decode("utf-8")
-            self.entries.append({"where": where, "why": why, "excerpt": shown})
+            place = {"where": where} if byte is None else {"where": where, "byte": byte}
+            self.entries.append({**place, "why": why, "excerpt": shown})
 
     def __len__(self) -> int:
         return self.reasons.total()
@@ -79,14 +83,14 @@ def extension(path: Path) -> str:
     return "".join(suffixes[-2:]) if suffixes[-1:] in ([".gz"], [".zst"]) else "".join(suffixes[-1:])
 
 
-def data_files(path: str | Path, quarantine: Quarantine) -> list[Path]:
-    """The readable files that `path` stands for, sorted; hidden ones are not data."""
+def data_files(path: str | Path, quarantine: Quarantine, also: Collection[str] = ()) -> list[Path]:
+    """The readable files that `path` stands for, sorted; hidden ones are not data. `also` are extensions to take."""
     path = Path(path)
     if path.is_dir():
         found = (p for p in path.rglob("*") if p.is_file())
         visible = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts))
         metadata = [p for p in visible if p.name in DATASETS_METADATA]                  # of Hugging Face's `datasets`
-        files = [p for p in visible if extension(p) in READERS and p not in metadata]
+        files = [p for p in visible if (extension(p) in READERS or extension(p) in also) and p not in metadata]
         if not files:
             raise InputError("nothing to read in this folder", where=str(path),
                              why=f"{len(visible)} files, none of them {KNOWN}",
@@ -100,7 +104,7 @@ def data_files(path: str | Path, quarantine: Quarantine) -> list[Path]:
         raise InputError("no such file or folder", where=str(path),
                          why="" if path.parent.is_dir() else f"the folder {path.parent} does not exist either",
                          hint=f"did you mean {path.parent / near[0]}?" if near else "check the path")
-    if extension(path) not in READERS:
+    if extension(path) not in READERS and extension(path) not in also:
         raise InputError("unknown file format", where=str(path), why=f"'{extension(path)}' is not one we read",
                          hint=f"convert it to one of {KNOWN}")
     return [path]

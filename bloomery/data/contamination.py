@@ -48,15 +48,40 @@ class Contamination:
 
     def reason(self, text: str) -> str | None:
         """None, or the reason to drop `text`, with the first words it shares with an evaluation text."""
-        if not self.runs:
-            return None
-        words = spelled(text)
+        words = spelled(text) if self.runs else []
+        for size, at in self.shared(words):
+            return f"overlaps with evaluation data: {' '.join(words[at[0]:at[0] + size])}"
+        return None
+
+    def spans(self, text: str, *, margin: int = 0) -> list[tuple[int, int]]:
+        """The characters of each run of words that an evaluation text has too, those that meet as one.
+
+        `margin` more belong to it on either side.
+        """
+        lower = text.lower()
+        marks = np.zeros(len(lower) + 1, np.int64)
+        words = list(WORD.finditer(lower)) if self.runs else []
+        for size, at in self.shared([word.group() for word in words]):
+            for first in at.tolist():
+                marks[words[first].start()] += 1
+                marks[words[first + size - 1].end()] -= 1
+        edges = np.flatnonzero(np.diff(np.cumsum(marks) > 0, prepend=False)).reshape(-1, 2)
+        if len(lower) != len(text):                         # a letter or two have a longer lower case
+            edges = np.repeat(np.arange(len(text)), [len(letter.lower()) for letter in text])[edges - [0, 1]] + [0, 1]
+        found: list[tuple[int, int]] = []
+        for start, stop in (edges + [-margin, margin]).clip(0, len(text)).tolist():
+            if found and start <= found[-1][1]:
+                start, _ = found.pop()
+            found.append((start, stop))
+        return found
+
+    def shared(self, words: list[str]) -> Iterator[tuple[int, np.ndarray]]:
+        """For each length of a run of which some are known: where those begin that are."""
         for size, own in windows(self.hashed(words), self.n):
             known = self.runs.get(size, own[:0])
             at = np.flatnonzero(known[np.searchsorted(known, own) % len(known)] == own) if len(known) else known
             if len(at):
-                return f"overlaps with evaluation data: {' '.join(words[at[0]:at[0] + size])}"
-        return None
+                yield size, at
 
     def hashed(self, words: list[str]) -> np.ndarray:
         """The number of each word, (T,)."""

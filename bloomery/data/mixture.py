@@ -3,7 +3,8 @@
     p_k = min(N_k, cap)^(1/tau) / sum_j min(N_j, cap)^(1/tau)           Raffel et al. 2020, section 3.5.2
 
 tau = 1 draws in proportion to size, tau -> infinity from all alike.  The cap limits what a size counts for; it takes
-nothing away from a domain.
+nothing away from a domain.  A limit of epochs does: what a domain may not give is taken from the others in proportion
+to their shares.  From equal shares that is UniMax (Chung et al. 2023, arXiv 2304.09151, algorithm 1).
 
 Turns are not drawn at random: sample j of domain k is due at time (j + 1/2) / p_k and samples come in the order they
 are due (the divisor method of Webster and Sainte-Lague).  So every prefix of a run has the shares asked for to within a
@@ -30,9 +31,39 @@ def temperature_shares(sizes: list[int], *, temperature: float = 1.0, cap: float
     return weights / weights.sum()
 
 
+def limited_shares(shares: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Shares of which none is above its limit: what is over goes to the others in proportion to their shares, (K,).
+
+    Limits and shares are parts of one run.  Where all limits together are less than the run, each domain is at its own
+    and all are repeated in proportion.  `ValueError` for a share or a limit that is not above 0.
+    """
+    shares, limits = np.asarray(shares, np.float64), np.asarray(limits, np.float64)
+    if not (shares > 0).all() or not (limits > 0).all():
+        raise ValueError("shares and limits must be above 0")
+    found, left, weight = np.zeros(len(shares)), 1.0, shares.sum()
+    for domain in np.argsort(limits / shares, kind="stable"):          # those that reach their limit first
+        found[domain] = min(left * shares[domain] / weight, limits[domain])
+        left, weight = left - found[domain], weight - shares[domain]
+    return found / found.sum()
+
+
+def unimax_shares(sizes: list[int], budget: float, epochs: float) -> np.ndarray:
+    """All alike, but nobody more than `epochs` times what it has, of `budget` in all; (K,) summing to 1."""
+    return limited_shares(np.ones(len(sizes)), epochs * np.asarray(sizes, np.float64) / budget)
+
+
+def largest_remainder(shares: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers that sum to `total`, each less than 1 from its share of it (Hamilton); ties go to the first."""
+    exact = np.asarray(shares, np.float64) * total
+    counts = np.floor(exact).astype(np.int64)
+    order = np.argsort(counts - exact, kind="stable")
+    counts[order[:total - counts.sum()]] += 1
+    return counts
+
+
 def domain_shares(sizes: dict[str, int], *, weights: dict[str, float] | None = None, temperature: float = 1.0,
-                  cap: float | None = None) -> dict[str, float]:
-    """The share of each domain by name, from `weights` or else from the sizes.
+                  cap: float | None = None, limits: dict[str, float] | None = None) -> dict[str, float]:
+    """The share of each domain by name, from `weights` or else from the sizes, and none above its limit.
 
     What is empty or weighs nothing is left out, with a warning.
     """
@@ -45,6 +76,8 @@ def domain_shares(sizes: dict[str, int], *, weights: dict[str, float] | None = N
         shares = np.array([weights[name] for name in kept]) / sum(weights[name] for name in kept)
     else:
         shares = temperature_shares([sizes[name] for name in kept], temperature=temperature, cap=cap)
+    if limits:
+        shares = limited_shares(shares, np.array([limits[name] for name in kept]))
     return dict(zip(kept, shares.tolist(), strict=True))
 
 

@@ -6,7 +6,8 @@ types `<|im_start|>` gets those characters and never the token.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
@@ -17,6 +18,7 @@ from bloomery.core.errors import InputError
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CONTROL = (END_OF_TEXT, TURN_START, TURN_END)
+ROLES = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "cls", "sep", "mask", "pad"))
 SMALLEST = 256 + len(CONTROL)           # one token for every byte, and the control tokens
 
 
@@ -24,15 +26,21 @@ class Tokenizer:
     """Text to ids and back. `bos` begins a document and `eos` ends one; `turn_start`, `turn_end` frame a message.
 
     `settings` is what `tokenizer_config.json` says, None for a new tokenizer of ours.  A tokenizer with our control
-    tokens has our roles; of any other the settings say which of its tokens begin and end a text.
+    tokens has our roles; of any other the settings say which of its tokens begin and end a text.  An encoder's says
+    which stands first (`cls`), between texts (`sep`), in the place of what is hidden (`mask`), and fills up (`pad`).
     """
 
     def __init__(self, backend: Backend, settings: dict | None = None):
         self.backend, self.settings = backend, settings
+        self._by_line = isinstance(backend.model, models.WordPiece)     # the same ids: 10 MB at once took two minutes
         backend.no_truncation()
         backend.no_padding()
-        said = {role: named(settings or {}, role) for role in ("bos_token", "eos_token", "unk_token")}
+        said = {role: named(settings or {}, role) for role in ROLES}
+        said["eos_token"] = said["eos_token"] or said["sep_token"]
+        self.cls, self.sep, self.mask, self.pad = (backend.token_to_id(said[role]) if said[role] else None
+                                                   for role in ROLES[3:])
         self._unknown = said["unk_token"]
+        self.unknown = backend.token_to_id(self._unknown) if self._unknown else None
         self.eos = self.token(END_OF_TEXT if self.has(END_OF_TEXT) else said["eos_token"])
         self.bos = self.eos if settings is None else self.token(said["bos_token"]) if said["bos_token"] else None
         self.turn_start = backend.token_to_id(TURN_START)
@@ -81,6 +89,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, (n,); no control token is ever among them."""
+        if self._by_line:
+            return self.encode_batch([text])[0]
         return self.backend.encode(text, add_special_tokens=False).ids
 
     def piece(self, text: str, *, behind: bool = False, inside: bool = False) -> list[int]:
@@ -107,14 +117,18 @@ class Tokenizer:
         return self.encode(text)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return [e.ids for e in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+        if not self._by_line:
+            return [e.ids for e in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+        lines = [text.split("\n") for text in texts]
+        found = iter(self.backend.encode_batch_fast([line for own in lines for line in own], add_special_tokens=False))
+        return [[i for line in islice(found, len(own)) for i in line.ids] for own in lines]
 
     def decode(self, ids: Iterable[int], *, keep_control: bool = False) -> str:
         """Text of ids; bytes that are not UTF-8 become U+FFFD."""
         return self.backend.decode(list(ids), skip_special_tokens=not keep_control)
 
-    def save(self, folder: Path, *, context: int, chat_template: str) -> None:
-        """Write `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja` for transformers."""
+    def save(self, folder: Path, *, context: int, chat_template: str = "") -> None:
+        """Write `tokenizer.json`, `tokenizer_config.json` and, if any, `chat_template.jinja` for transformers."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.backend.encode_special_tokens = False      # not part of the file format; transformers decides for itself
@@ -128,7 +142,8 @@ class Tokenizer:
         settings = {key: value for key, value in (self.settings or ours).items() if key != "chat_template"}
         write_atomic(folder / "tokenizer_config.json",
                      json.dumps(settings | {"model_max_length": context}, indent=2))
-        write_atomic(folder / "chat_template.jinja", chat_template)
+        if chat_template:
+            write_atomic(folder / "chat_template.jinja", chat_template)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -155,18 +170,19 @@ def named(settings: dict, role: str) -> str:
     return found if isinstance(found, str) else found["content"]
 
 
-def train_tokenizer(texts: Iterable[str], *, vocabulary: int) -> Tokenizer:
-    """Byte-level BPE with `vocabulary` ids, control tokens first; GPT-2's splitting (Radford et al. 2019).
+def train_tokenizer(texts: Iterable[str], *, vocabulary: int, reserved: Sequence[str] = ()) -> Tokenizer:
+    """Byte-level BPE with `vocabulary` ids, control and reserved tokens first; GPT-2's splitting (Radford et al. 2019).
 
     The result is a function of the texts: pairs are merged by count, ties by the ids of the pair.
     """
-    if vocabulary < SMALLEST:
+    if vocabulary < SMALLEST + len(reserved):
         raise InputError(f"a vocabulary of {vocabulary} is too small",
-                         why=f"256 bytes and {len(CONTROL)} control tokens need {SMALLEST}")
+                         why=f"256 bytes and {len(CONTROL) + len(reserved)} control tokens need "
+                             f"{SMALLEST + len(reserved)}")
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=list(CONTROL), show_progress=False,
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[*CONTROL, *reserved], show_progress=False,
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     backend.train_from_iterator(texts, trainer)
     return Tokenizer(backend)

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bloomery.data.mixture import domain_shares, taken, temperature_shares, turns
+from bloomery.data.mixture import (
+    domain_shares,
+    largest_remainder,
+    limited_shares,
+    taken,
+    temperature_shares,
+    turns,
+    unimax_shares,
+)
 
 WEIGHTS = st.lists(st.floats(0.001, 1), min_size=1, max_size=6)
 
@@ -69,3 +77,39 @@ def test_known_turns_never_change():
     domain, place = turns(np.array([0.6, 0.3, 0.1]), 1000, 1010)
     assert (domain.tolist(), place.tolist()) == ([0, 1, 0, 0, 1, 2, 0, 0, 1, 0],
                                                  [600, 300, 601, 602, 301, 100, 603, 604, 302, 605])
+
+
+def test_unimax_by_hand():
+    """Budget 100 of sizes 5, 20, 1000 at two epochs: 33 each would be 6.7 epochs of the first, which gives 10."""
+    assert unimax_shares([5, 20, 1000], 100, 2) == pytest.approx([0.1, 0.4, 0.5])
+    assert unimax_shares([1000, 5, 20], 100, 2) == pytest.approx([0.5, 0.1, 0.4])
+    assert unimax_shares([5, 20, 1000], 100, 1e9) == pytest.approx([1 / 3] * 3)
+    assert unimax_shares([10, 20], 100, 1) == pytest.approx([1 / 3, 2 / 3])          # all of it, over and over
+
+
+@given(weights=WEIGHTS, limits=st.lists(st.floats(0.01, 1), min_size=6, max_size=6))
+def test_no_share_is_above_its_limit_and_those_below_keep_their_proportions(weights, limits):
+    weights, limits = np.array(weights), np.array(limits[:len(weights)])
+    found = limited_shares(weights, limits)
+    assert found.sum() == pytest.approx(1)
+    if limits.sum() >= 1:
+        free = found < limits * (1 - 1e-9)
+        assert (found <= limits * (1 + 1e-9)).all()
+        assert not free.any() or np.ptp((found / weights)[free]) == pytest.approx(0, abs=1e-6 * (found / weights).max())
+
+
+@pytest.mark.parametrize("arguments", [([0.0, 1], [1, 1]), ([1, 1], [0, 1])])
+def test_limits_and_shares_are_above_nothing(arguments):
+    with pytest.raises(ValueError, match="above 0"):
+        limited_shares(*arguments)
+
+
+@given(weights=WEIGHTS, total=st.integers(0, 10_000))
+def test_whole_numbers_have_the_total_and_are_less_than_one_off(weights, total):
+    shares = np.array(weights) / sum(weights)
+    counts = largest_remainder(shares, total)
+    assert counts.sum() == total and (np.abs(counts - shares * total) < 1 + 1e-9).all()
+
+
+def test_ties_of_remainders_go_to_the_first():
+    assert largest_remainder(np.array([1, 1, 1]) / 3, 10).tolist() == [4, 3, 3]

@@ -55,6 +55,17 @@ def test_a_mixture_is_drawn_by_weight_and_measured_by_domain(corpus, tmp_path):
     assert {"val_loss/web", "val_bpb/code", "val_loss"} <= set(first)
 
 
+def test_no_domain_is_read_more_often_than_it_may_be(corpus, tmp_path, capsys):
+    """UniMax: alike, until one domain has been read as often as it may."""
+    data = {"web": str(corpus / "web"), "code": str(corpus / "code")}
+    given = {"data": data, "mixture": {"web": 1000, "code": 1}}
+    free, held = (pretrained(corpus, tmp_path / name, **given, max_epochs=most)
+                  for name, most in (("free", None), ("held", 0.05)))
+    assert free["samples/web"] == 12 and held["samples/web"] < 10
+    assert held["epochs/web"] == pytest.approx(0.05, abs=free["epochs/web"] / 12)
+    assert held["samples/web"] + held["samples/code"] == 12 and "planned" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("packing", ["concatenated", "masked", "documents"])
 def test_every_packing_trains(corpus, tmp_path, packing, capsys):
     found = pretrained(corpus, tmp_path / "out", packing=packing, context_warmup=0.5)
