@@ -17,7 +17,7 @@ from typing import Any
 from bloomery.core import config as options
 from bloomery.core.artifacts import is_done
 from bloomery.core.config import Problem, Settings, dotted, nearest
-from bloomery.core.toml import Keys, read_toml, replace, walk
+from bloomery.core.toml import Keys, overlaid, read_toml, replace, walk
 from bloomery.data import stdlib
 from bloomery.model.hub import ID, is_hub_id
 from bloomery.stages import STAGES, Forecast, Run, Stage, load
@@ -106,7 +106,7 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = (), stages: dict[str, S
         if stage not in models:
             problems.append(Problem(here(("run",)), unknown_verb(stage, verbs[stage], list(stages))))
             continue
-        values = replace({**stages[verbs[stage]].preset, **values}, from_environment)
+        values = replace(overlaid(stages[verbs[stage]].preset, values), from_environment)
         config, found = options.check(models[stage], values, locate=here, prefix=f"{stage}.")
         problems += [*found, *input_problems(models[stage], values, here, f"{stage}.", list(tables))]
         if config is not None:

@@ -1,42 +1,33 @@
 """Who says which answer is better: a reward model, several as an ensemble, a verifier, a function of your own, a judge.
 
-All of them end as one `Score`: problems and answers in, a number each out.  The members of an ensemble are put on one
-scale, each standardised on the first answers there are; what those scales were is kept beside the run.
+All of them end as one `Score`: problems and answers in, a number each out, or None where there is nothing to say.  The
+members of an ensemble are put on one scale, each standardised on the first answers there are; what those scales were is
+kept beside the run.  What a check or a function fails on scores 0 and is counted: it never ends a run.
 """
 
-import inspect
 import json
-import runpy
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 
-from bloomery.align.verifiers import VERIFIERS
+from bloomery.align.functions import SIGNATURES, Told, read_function
+from bloomery.align.verifiers import VERIFIERS, Check, parallel, prepared
 from bloomery.core.artifacts import write_atomic
 from bloomery.core.config import Input, Settings
 from bloomery.core.errors import InputError
 from bloomery.core.metrics import say
 from bloomery.core.records import Problem
+from bloomery.generate.best_of import combine
 from bloomery.generate.judge import QUESTION, Judge
-from bloomery.generate.scoring import (
-    Completions,
-    Ensemble,
-    Reward,
-    RewardModel,
-    Scores,
-    Standardised,
-    Verifier,
-    standardised,
-)
+from bloomery.generate.scoring import Completions, Reward, RewardModel, Scores, Standardised, standardised
 
 Problems = Sequence[Problem]
 Score = Callable[[Problems, Completions], Scores]
-FUNCTION = "score"                      # what a file of one's own must define
 
 
 class RewardConfig(Settings):
@@ -47,13 +38,20 @@ class RewardConfig(Settings):
         "mean", description="an ensemble's score: lower is mean - k deviations, variance mean - k variances")
     k: float = Field(1.0, ge=0, description="how much an ensemble's disagreement counts")
     verifier: Literal[*VERIFIERS] | None = Field(None, description="a check against the known answer of each prompt")
-    function: Input | None = Field(None, description="a Python file with `score(problem, answer) -> number`")
+    known: str | None = Field(None, description="what a verifier holds every answer against, in the place of each "
+                                                "prompt's own: a pattern, a schema, tags")
+    seconds: float = Field(10.0, gt=0, description="longest time a check of one answer may take")
+    memory: int = Field(1024, ge=64, description="MiB that code under test may take")
+    function: Input | None = Field(None, description="a Python file with a reward: score(problem, answer), TRL's "
+                                                     "f(prompts, completions, ...) or verl's compute_score")
+    name: str = Field("", description="which function of the file; default: the only one that can be a reward")
+    conversational: bool = Field(False, description="a TRL function is given messages, not texts")
     judge: Input | None = Field(None, description="folder of a chat model that is asked which of two answers is better")
     question: str = Field(QUESTION, description="what the judge is asked, with {prompt}, {first} and {second}")
 
     @property
-    def chosen(self) -> str:
-        return next(name for name in OPENERS if getattr(self, name))
+    def chosen(self) -> str | None:
+        return next((name for name in OPENERS if getattr(self, name)), None)
 
     @model_validator(mode="after")
     def is_one(self) -> "RewardConfig":
@@ -65,9 +63,20 @@ class RewardConfig(Settings):
 
 
 def opened(config: RewardConfig, *, scales: Path, compute: torch.dtype) -> Score:
-    """The reward that is configured; an ensemble keeps its scales in the file `scales`."""
+    """The reward that is configured, as a number for every answer: 0 where it has nothing to say.
+
+    An ensemble keeps its scales in the file `scales`.
+    """
+    score = part(config, scales=scales, compute=compute)
+    return lambda problems, completions: [[value or 0.0 for value in group] for group in score(problems, completions)]
+
+
+def part(config: RewardConfig, *, scales: Path, compute: torch.dtype) -> Score:
+    """The same as it is: None where it has nothing to say."""
     return OPENERS[config.chosen](config, scales, compute)
 
+
+# --- reward models ----------------------------------------------------------------------------------------------------
 
 def of_prompts(reward: Reward) -> Score:
     """A reward that knows prompts only."""
@@ -76,63 +85,85 @@ def of_prompts(reward: Reward) -> Score:
 
 def models(config: RewardConfig, scales: Path, compute: torch.dtype) -> Score:
     rewards = [RewardModel(Path(folder), compute=compute) for folder in config.models]
-    return of_prompts(rewards[0]) if len(rewards) == 1 else ensemble(rewards, config, scales)
+    return of_prompts(rewards[0]) if len(rewards) == 1 else Members(rewards, config, scales)
 
 
-def ensemble(rewards: list[RewardModel], config: RewardConfig, scales: Path) -> Score:
-    """Members on a common scale: measured when they first score, and from then on the same."""
-    def score(problems: Problems, completions: Completions) -> Scores:
+class Members:
+    """An ensemble on a common scale: measured when its members first score, and from then on the same.
+
+    `disagreement` is the deviation between them, averaged over the answers scored last.
+    """
+
+    def __init__(self, rewards: list[RewardModel], config: RewardConfig, scales: Path):
+        self.rewards, self.config, self.scales, self.disagreement = rewards, config, scales, 0.0
+
+    def __call__(self, problems: Problems, completions: Completions) -> Scores:
         prompts = [problem.prompt for problem in problems]
-        if not scales.exists():
-            first = [standardised(reward, prompts, completions) for reward in rewards]
-            write_atomic(scales, json.dumps([[one.mean, one.deviation] for one in first]))
-        members = [Standardised(reward, *scale) for reward, scale in zip(rewards, json.loads(scales.read_text()),
-                                                                        strict=True)]
-        return Ensemble(members, config.combine, k=config.k)(prompts, completions)
+        if not self.scales.exists():
+            first = [standardised(reward, prompts, completions) for reward in self.rewards]
+            write_atomic(self.scales, json.dumps([[one.mean, one.deviation] for one in first]))
+        told = [Standardised(reward, *scale)(prompts, completions) for reward, scale in
+                zip(self.rewards, json.loads(self.scales.read_text()), strict=True)]
+        by_answer = [list(zip(*group, strict=True)) for group in zip(*told, strict=True)]
+        self.disagreement = fmean([pstdev(says) for group in by_answer for says in group] or [0.0])
+        return [combine(group, self.config.combine, self.config.k) for group in zip(*told, strict=True)]
 
-    return score
+
+# --- checks and functions ---------------------------------------------------------------------------------------------
+
+class Checked:
+    """Each answer by a function of its own problem; failures are scored 0, counted, and said when they are new.
+
+    `failures` counts, by what went wrong, those of the answers scored last; `checked` is how many those were.
+    """
+
+    def __init__(self, told: Callable[[Problems, Completions], Told]):
+        self.told, self.failures, self.checked = told, Counter(), 0
+        self.known_kinds: set[str] = set()
+
+    def __call__(self, problems: Problems, completions: Completions) -> Scores:
+        scores, self.failures = self.told(problems, completions)
+        self.checked = sum(map(len, completions))
+        if self.failures.keys() - self.known_kinds:
+            self.known_kinds |= self.failures.keys()
+            say(f"  warning: the reward failed on {self.failures.total()} of {self.checked} answers, which score 0: "
+                f"{', '.join(f'{name} {times}' for name, times in self.failures.most_common(3))}")
+        return scores
 
 
 def verifier(config: RewardConfig, scales: Path, compute: torch.dtype) -> Score:
-    check = VERIFIERS[config.verifier]
+    """A check against what each prompt's row knows, which must be there."""
+    check = prepared(config.verifier, config.known, seconds=config.seconds, memory=config.memory)
 
-    def known(problem: Problem, text: str) -> float:
-        return check(text, problem.answer)
-
-    def score(problems: Problems, completions: Completions) -> Scores:
-        if unknown := [problem.id for problem in problems if not problem.answer]:
+    def told(problems: Problems, completions: Completions) -> Told:
+        if unknown := [problem.id for problem in problems if not check.knows(problem)]:
             raise InputError("a verifier needs the known answers", where=unknown[0],
                              why=f"{len(unknown)} of {len(problems)} prompts have none",
-                             hint="give them in a column `answer`, or take a reward model or a judge")
-        return verified(known, problems, completions)
+                             hint=f"give them in a column {check.column}, or take a reward model or a judge")
+        return checked(check, problems, completions)
 
-    return score
+    return Checked(told)
+
+
+def checked(check: Check, problems: Problems, completions: Completions) -> Told:
+    """Every answer through a check, several at once where a check has a process of its own."""
+    asked = [(problem, text) for problem, group in zip(problems, completions, strict=True) for text in group]
+    found = iter(parallel(check, asked))
+    failures, scores = Counter(), []
+    for group in completions:
+        own = [next(found) for _ in group]
+        failures.update(one.failure for one in own if one.failure)
+        scores.append([one.score for one in own])
+    return scores, failures
 
 
 def function(config: RewardConfig, scales: Path, compute: torch.dtype) -> Score:
-    """A function out of a file of the user's own."""
-    own = runpy.run_path(config.function).get(FUNCTION)
-    if not callable(own) or len(inspect.signature(own).parameters) != 2:
-        raise InputError("no reward in this file", where=config.function,
-                         why=f"it defines no function {FUNCTION} of two arguments",
-                         hint=f"def {FUNCTION}(problem, answer): return a number; the problem has prompt, answer and "
-                              "columns")
-    return partial(verified, own)
+    """A function out of a file of the user's own, in whichever signature it has."""
+    own, signature = read_function(Path(config.function), config.name)
+    return Checked(SIGNATURES[signature](own, seconds=config.seconds, conversational=config.conversational))
 
 
-def verified(check: Callable[[Problem, str], float], problems: Problems, completions: Completions) -> Scores:
-    """Each answer by a function of its problem; failures are scored 0, counted and said."""
-    failures, scores = Counter(), []
-    for problem, group in zip(problems, completions, strict=True):
-        one = Verifier(lambda messages, text, problem=problem: check(problem, text))
-        scores += one([problem.prompt], [group])
-        failures.update(one.failures)
-    if failures:
-        count = sum(map(len, completions))
-        say(f"  warning: the reward failed on {failures.total()} of {count} answers, which score 0: "
-            f"{', '.join(f'{name} {times}' for name, times in failures.most_common(3))}")
-    return scores
-
+# --- a judge ----------------------------------------------------------------------------------------------------------
 
 def judge(config: RewardConfig, scales: Path, compute: torch.dtype) -> Score:
     asked = Judge(Path(config.judge), question=config.question, compute=compute)

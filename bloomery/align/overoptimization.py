@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+LARGEST = 700.0                 # e to this is still a double
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -37,7 +39,10 @@ class Curve:
         """The d beyond which more optimisation hurts; infinity where it never does, 0 where it always does."""
         if self.beta <= 0:
             return math.inf
-        return max(0.0, self.alpha / (2 * self.beta)) if self.kind == "bon" else math.exp(self.alpha / self.beta - 1)
+        if self.kind == "bon":
+            return max(0.0, self.alpha / (2 * self.beta))
+        exponent = self.alpha / self.beta - 1
+        return math.exp(exponent) if exponent < LARGEST else math.inf
 
 
 def fitted(d: Sequence[float], gold: Sequence[float], kind: str) -> Curve:

@@ -90,6 +90,12 @@ def replace(value: Any, change: Callable[[str], str]) -> Any:
     return change(value) if isinstance(value, str) else value
 
 
+def overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two nested tables as one: where both have a value `above` has its way, where both have a table they are mixed."""
+    return below | {key: overlaid(below[key], value) if isinstance(value, dict) and isinstance(below.get(key), dict)
+                    else value for key, value in above.items()}
+
+
 def dump_toml(table: dict[str, Any], name: Keys = ()) -> str:
     """A nested dict as TOML: plain values first, then one `[section]` a dict. `None` has no TOML and is left out."""
     sections = {key: value for key, value in table.items() if isinstance(value, dict)}

@@ -21,7 +21,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+COLUMN = 16             # columns that a bias takes
 LEAST = 256             # rows or columns of a product: with 128 it ran at 0.87 of the speed, for 16,384 words
 
 
@@ -236,6 +238,16 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, weight
         raise ValueError(f"label_smoothing must be in [0, 1], z_loss >= 0 and softcap above 0, got {terms}")
     total, *rows = LinearCrossEntropy.apply(*inputs(hidden, weight, shadow), targets, weights, terms, kernel)
     return total, HeadRows(*rows)
+
+
+def with_bias(hidden: Tensor, weight: Tensor, shadow: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """hidden (N, D), weight and shadow (V, D) for a head that also adds a bias (V,): it is one more column of the
+    weight, for which every row has a 1; zeros behind it keep the width a multiple of `COLUMN`."""
+    one = hidden.new_zeros(len(hidden), COLUMN)
+    one[:, 0] = 1
+    columns = pad(bias[:, None], (0, COLUMN - 1))
+    return (torch.cat((hidden, one), 1), torch.cat((weight, columns.to(weight.dtype)), 1),
+            torch.cat((shadow, columns.detach().to(shadow.dtype)), 1))
 
 
 class LinearLogp(torch.autograd.Function):

@@ -45,6 +45,12 @@ def test_a_function_of_ones_own_is_given_the_problem_and_its_failures_are_told(t
     assert "failed on 3 of 5 answers" in capsys.readouterr().err
 
 
+def test_what_has_nothing_to_say_counts_nothing_where_numbers_are_needed(tmp_path):
+    file = tmp_path / "silent.py"
+    file.write_text("def score(problem, answer):\n    return len(answer) if answer == '2' else None\n")
+    assert scores(tmp_path, function=str(file)) == [[1, 0], [0, 0, 0]]
+
+
 @pytest.mark.parametrize("text", ["x = 1\n", "def score(answer):\n    return 1\n"])
 def test_a_file_without_such_a_function_is_refused(tmp_path, text):
     file = tmp_path / "empty.py"

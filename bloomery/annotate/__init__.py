@@ -1,0 +1,1 @@
+"""People label what a model says, and how far they agree."""
