@@ -163,19 +163,50 @@ def score(model: Model, rows: Annotated[Path, typer.Argument(metavar="ROWS", hel
     print_json(done) if as_json else sys.stdout.write(f"{done['rows']} rows in {out}\n")
 
 
+@app.command(epilog="example: bloomery predict runs/sst2/classify-1a2b3c4d5e reviews.tsv predicted.jsonl")
+def predict(model: Model, rows: Annotated[Path, typer.Argument(metavar="ROWS", help="a file or folder of rows")],
+            out: Annotated[Path, typer.Argument(metavar="OUT", help="the JSONL file to write, or to go on with")],
+            columns: Annotated[list[str] | None, typer.Option("--column", metavar="THEIRS=OURS", help="where their "
+                                                              "columns have other names than ours")] = None,
+            as_json: AsJson = False) -> None:
+    """Say of every row of a file what a model of a task makes of it: labels, numbers, tags, answers."""
+    decoding_threads()
+    mapped = dict(column.partition("=")[::2] for column in columns or [])
+    done = load_module("bloomery.predictions").predict_file(local(model), rows, out, columns=mapped)
+    print_json(done) if as_json else sys.stdout.write(f"{done['rows']} rows in {out}\n")
+
+
 @app.command(epilog="example: bloomery show runs/quickstart/curate-1a2b3c4d5e --reason word_count")
 def show(path: Annotated[str, typer.Argument(metavar="PATH", help="a run's, a stage's or a model's folder, or data")],
          tokenizer: Annotated[Path | None, typer.Option(metavar="FOLDER", help="shows which tokens train")] = None,
          template: Annotated[str, typer.Option(help="chat template; auto: the tokenizer folder's own")] = "auto",
          reason: Annotated[str, typer.Option(help="only documents that curation dropped for it")] = "",
          count: Annotated[int, typer.Option("-n", "--count", min=1, help="rows to show")] = 5,
+         attention: Annotated[str, typer.Option(metavar="TEXT", help="a page of what a model's heads look at in this "
+                                                "text, or source")] = "",
+         target: Annotated[str, typer.Option(metavar="TEXT", help="what it then writes; default its own")] = "",
+         page: Annotated[Path, typer.Option("--out", metavar="FILE", help="the page of --attention")] = Path(
+             "attention.html"),
          as_json: AsJson = False) -> None:
     """Show what is in a folder: drop reasons, what is trained on, pairs, a model's shape, a whole run."""
     shown = load_module("bloomery.show")
-    if as_json:
+    if attention:
+        load_module("bloomery.looking").draw(local(path), attention, page, target=target)
+        sys.stdout.write(f"{page}\n")
+    elif as_json:
         print_json(shown.as_json(local(path)))
     else:
         shown.show(local(path), tokenizer=tokenizer, count=count, reason=reason, template=template)
+
+
+@app.command(epilog="example: bloomery rethreshold runs/quickstart/curate-1a2b3c4d5e gopher.word_count=20,none")
+def rethreshold(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a curate stage's output")],
+                limits: Annotated[list[str], typer.Argument(metavar="RULE=LOW,HIGH...", help="other limits")],
+                as_json: AsJson = False) -> None:
+    """Say what curation would have kept under other limits, without reading a text again."""
+    deciding = load_module("bloomery.curate.rethreshold")
+    found = deciding.rethreshold(folder, deciding.read_limits(limits))
+    print_json(found) if as_json else sys.stdout.write(deciding.in_words(found))
 
 
 @app.command(epilog="example: bloomery export runs/quickstart/dpo-1a2b3c4d5e mine --dtype bf16")

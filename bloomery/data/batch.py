@@ -5,7 +5,7 @@ denominators are values here, not branches in the loop.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class Batch:
     positions: Tensor       # (N,) int64  position along its own path (prefix + run), what RoPE sees
     segments: Segments
     count: float            # what the summed loss is divided by, before the sum over micro-batches and ranks
+    types: Tensor | None = field(default=None, kw_only=True)    # (N,) int64  of an encoder that has them; None: all 0
 
 
 @dataclass(frozen=True)

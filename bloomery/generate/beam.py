@@ -6,10 +6,11 @@
 |y| counts the end token, and a > 0 favours longer answers, since log-probabilities are negative.  Who ends, who goes on
 and when to stop is as in transformers' `generate(num_beams=k)`.  `search` knows no model, only a function that gives
 the next token's log-probabilities; `beam_steps` gives it one over a cache of k slots, in shapes that only this search
-decides, so that its result does not depend on what else is being served.
+decides, so that its result does not depend on what else is being served; `rounds` is the same search from the other
+side, so that many can go on side by side.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +24,7 @@ from bloomery.model.prefix import cache_for
 from bloomery.model.transformer import Transformer
 
 Stopping = bool | Literal["never"]
+Round = tuple[list[list[int]], list["Beam"]]
 CHUNK = 256             # tokens of the prompt that are read in one step
 
 
@@ -67,9 +69,23 @@ def search(next_logps: Callable[[list[list[int]]], Tensor], *, beams: int, max_t
     """Yield, after every step, the answers that have ended so far, best first; the last item is the result.
 
     `next_logps` maps the living continuations, at most `beams` different ones, each but the first one token longer than
-    one it was given a step before, to log-probabilities (B, V).  `early_stopping`: True stops at `beams` answers; False
-    when the likeliest continuation, scored at its present length, is no better than the worst of them; "never" scores
-    it at the length that would suit it best.
+    one it was given a step before, to log-probabilities (B, V).  The rest is as in `rounds`.
+    """
+    steps = rounds(beams=beams, max_tokens=max_tokens, ends=ends, length_penalty=length_penalty,
+                   early_stopping=early_stopping, penalty=penalty)
+    living, ended = next(steps)
+    while living:
+        living, ended = steps.send(next_logps(living))
+        yield ended
+
+
+def rounds(*, beams: int, max_tokens: int, ends: frozenset[int] = frozenset(), length_penalty: float = 1.0,
+           early_stopping: Stopping = False, penalty: str = "power") -> Generator[Round, Tensor, None]:
+    """The search from the other side, so that many can go on side by side: yields the living continuations with what
+    has ended, is sent the log-probabilities (B, V) of what may follow, and has ended when nothing lives.
+
+    `early_stopping`: True stops at `beams` answers; False when the likeliest continuation, scored at its present
+    length, is no better than the worst of them; "never" scores it at the length that would suit it best.
     """
     if min(beams, max_tokens) < 1:
         raise ValueError(f"beams and max_tokens must be at least 1, got {beams} and {max_tokens}")
@@ -77,7 +93,7 @@ def search(next_logps: Callable[[list[list[int]]], Tensor], *, beams: int, max_t
     living: list[tuple[list[int], float]] = [([], 0.0)]
     ended: list[Beam] = []
     for length in range(1, max_tokens + 1):
-        logps = next_logps([ids for ids, _ in living])                                   # (B, V)
+        logps = yield [ids for ids, _ in living], ended                                  # (B, V)
         totals = logps + torch.tensor([[logp] for _, logp in living], dtype=logps.dtype, device=logps.device)
         before, living, fresh = living, [], []
         for rank, index in enumerate(likeliest(totals.flatten(), wanted)):
@@ -90,11 +106,11 @@ def search(next_logps: Callable[[list[list[int]]], Tensor], *, beams: int, max_t
                 fresh.append(Beam(ids, score, logp, token) if token in ends else Beam([*ids, token], score, logp))
         living = living[:beams]
         ended = sorted(ended + fresh, key=lambda beam: -beam.score)[:beams]
-        yield ended
         reach = max_tokens if early_stopping == "never" and length_penalty > 0 else length
         if not living or (len(ended) == beams and (
                 early_stopping is True or living[0][1] / norm(reach, length_penalty) <= ended[-1].score)):
-            return
+            break
+    yield [], ended
 
 
 class Slots:

@@ -97,7 +97,7 @@ def merge(model: Transformer, into: Transformer | None = None) -> Transformer:
     if any(isinstance(module, ia3.Scale) for module in model.modules()):
         return ia3.merge(copy.deepcopy(model))
     with torch.device("meta"):
-        made = Transformer(model.config, seed=None, compute=model.compute)
+        made = type(model)(model.config, seed=None, compute=model.compute)
     own = dict(made.named_modules())
     inside = tuple(f"{name}." for name in lora_layers(model))
     for name, module in model.named_modules():

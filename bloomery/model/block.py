@@ -1,7 +1,7 @@
-"""One layer of the decoder, attention and then feed-forward, each added to the residual stream.
+"""One layer, attention and then feed-forward, each added to the residual stream.
 
     pre         x + f(norm(x))              Xiong et al. 2020: GPT-2, Llama
-    post        norm(x + f(x))              Vaswani et al. 2017: the original, GPT-1
+    post        norm(x + f(x))              Vaswani et al. 2017: the original, GPT-1, BERT
     sandwich    x + norm(f(norm(x)))        Gemma-2
 """
 
@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from bloomery.model.attention import Attention, Memory
 from bloomery.model.config import ModelConfig
 from bloomery.model.mlp import MLP
-from bloomery.model.norms import NORMS
+from bloomery.model.norms import NORMS, NoNorm
 
 
 class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         norm, self.order = NORMS[config.norm], config.norm_order
-        self.attention_norm = norm(config.width, config.norm_eps)
+        normed = layer == 0 and config.embedding_norm and self.order == "pre"           # the embeddings come normed
+        self.attention_norm = NoNorm() if normed else norm(config.width, config.norm_eps)
         self.attention = Attention(config, layer)
         self.mlp_norm = norm(config.width, config.norm_eps)
         self.mlp = MLP(config.width, config.hidden, config.activation, bias=config.biases == "all")

@@ -1,7 +1,7 @@
-"""What a decoder is made of: a value that says every size and every switch, and what a model of it costs.
+"""What a network is made of: a value that says every size and every switch, and what a model of it costs.
 
-The defaults are a Llama-style decoder.  Families people know (GPT-2, Llama, Mistral, Qwen, Gemma-2) are values too:
-see `presets.py`.
+The defaults are a Llama-style decoder.  Families people know (GPT-2, Llama, Mistral, Qwen, Gemma-2, and the encoders
+BERT and ModernBERT) are values too: see `presets.py`.
 """
 
 from typing import Literal
@@ -44,8 +44,10 @@ class Rope(Settings):
 
 
 class ModelConfig(Settings):
-    """A decoder. As it stands: pre-RMSNorm, RoPE, grouped-query attention, SwiGLU, no biases (Llama)."""
+    """A decoder, or with `causal = false` an encoder. As it stands: pre-RMSNorm, RoPE, grouped-query attention, SwiGLU,
+    no biases (Llama)."""
 
+    causal: bool = Field(True, description="a token sees those before it; false: all of its text, an encoder")
     vocabulary: int = Field(gt=0, description="rows of the embedding (V)")
     context: int = Field(512, gt=0, description="longest path of tokens the model is made for")
     depth: int = Field(6, gt=0, description="number of blocks (L)")
@@ -54,7 +56,8 @@ class ModelConfig(Settings):
     kv_heads: int = Field(2, gt=0, description="key and value heads (K); heads must be a multiple of it")
     head_width: int = Field(64, gt=0, description="size of one head (E)")
     hidden: int = Field(704, gt=0, description="size of the feed-forward layer")
-    norm: Literal["rms", "rms_plus_one", "layer"] = Field("rms", description="rms_plus_one multiplies by 1 + w (Gemma)")
+    norm: Literal["rms", "rms_plus_one", "layer", "layer_plain"] = Field(
+        "rms", description="rms_plus_one multiplies by 1 + w (Gemma); layer_plain has no bias (ModernBERT)")
     norm_order: Literal["pre", "post", "sandwich"] = Field("pre", description="norms before, after, or around a layer")
     norm_eps: float = Field(1e-5, gt=0, description="added to the mean square before the root")
     activation: Literal["swiglu", "geglu", "geglu_tanh", "gelu", "gelu_tanh", "relu", "relu2"] = Field(
@@ -64,12 +67,19 @@ class ModelConfig(Settings):
     rope_base: float = Field(10_000.0, gt=0, description="base of the rotary frequencies")
     rope: Rope = Rope()
     qk_norm: bool = Field(False, description="normalise every query and key head before it is turned (Qwen3)")
-    window: int | None = Field(None, gt=0, description="a token sees this many tokens, itself included; none: all")
+    window: int | None = Field(None, gt=0, description="a token sees this many tokens, itself included (an encoder's "
+                                                       "on either side); none: all")
     window_layers: tuple[int, ...] | None = Field(None, description="layers that have the window; none: every layer")
     softcap: float | None = Field(None, gt=0, description="attention scores become c tanh(score / c)")
+    window_rope_base: float | None = Field(None, gt=0, description="rope_base of the layers that have the window")
     head_softcap: float | None = Field(None, gt=0, description="the same for the logits")
     score_width: float | None = Field(None, gt=0, description="scores are q.k / sqrt(this); default the head width")
     scaled_embedding: bool = Field(False, description="embeddings are multiplied by sqrt(D)")
+    embedding_norm: bool = Field(False, description="embeddings are normalised; with norms before a layer this one "
+                                                    "is in the place of the first layer's (ModernBERT)")
+    types: int = Field(0, ge=0, description="kinds of tokens with an embedding of their own: BERT's two segments")
+    head_transform: bool = Field(False, description="a dense layer, activation and norm before the head, which has a "
+                                                    "bias (BERT)")
     biases: Literal["none", "qkv", "attention", "all"] = Field("none", description="which matrices have one")
     tied: bool = Field(True, description="the head is the embedding")
     residual_init: Literal["scaled", "zero"] = Field("scaled", description="first weights that write to the residual")
@@ -105,18 +115,21 @@ class ModelConfig(Settings):
     def parameters(self) -> int:
         """Weights in all, tied embedding counted once."""
         d, e, mean_and_bias = self.width, self.head_width, 2 if self.norm == "layer" else 1
+        dense = d * d + d * (self.biases == "all")
+        edges = d * mean_and_bias * (self.embedding_norm - (self.embedding_norm and self.norm_order == "pre"))
+        edges += (dense + d * mean_and_bias + self.vocabulary) * self.head_transform
         qkv, gates = (self.heads + 2 * self.kv_heads) * e, 2 if self.activation in GATED else 1
         matrices = d * (qkv + self.heads * e) + (gates + 1) * d * self.hidden
         biases = {"none": 0, "qkv": qkv, "attention": qkv + d, "all": qkv + d + gates * self.hidden + d}[self.biases]
         norms = (4 if self.norm_order == "sandwich" else 2) * d + (2 * e if self.qk_norm else 0)
         last = 0 if self.norm_order == "post" else d
         return (self.vocabulary * d + self.tables() + self.depth * (matrices + biases + norms * mean_and_bias)
-                + last * mean_and_bias)
+                + last * mean_and_bias + edges)
 
     def tables(self) -> int:
-        """Weights that are only looked up, never multiplied with: an untied embedding and learned positions."""
+        """Weights that are only looked up, never multiplied with: an untied embedding, learned positions, types."""
         untied = 0 if self.tied else self.vocabulary * self.width
-        return untied + (self.context * self.width if self.positions == "learned" else 0)
+        return untied + self.width * (self.types + (self.context if self.positions == "learned" else 0))
 
     def flops_per_token(self) -> float:
         """Training FLOPs for one token at full context, 6 N + 12 L H E t (Chowdhery et al. 2022, appendix B).

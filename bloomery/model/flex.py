@@ -1,8 +1,8 @@
 """Attention on a forest for GPUs: FlexAttention (Dong et al. 2024), one kernel whose mask is a function of two tokens.
 
-Token i sees token j when j's run is i's own or one it continues, j stands no later on its path, and the window reaches
-it.  Runs are numbered depth first, so that a run and all that continues it are the numbers from `enter` to `leave`: the
-first condition is enter[j] <= enter[i] < leave[j], two comparisons.
+Token i sees token j when j's run is i's own or one it continues, j stands no later on its path (or in a run that sees
+all of itself), and the window reaches it.  Runs are numbered depth first, so that a run and all that continues it are
+the numbers from `enter` to `leave`: the first condition is enter[j] <= enter[i] < leave[j], two comparisons.
 """
 
 from collections.abc import Callable
@@ -26,25 +26,28 @@ class Paths:
     enter: Tensor
     leave: Tensor
     position: Tensor
-    causal: bool
+    ahead: Tensor | None    # the last place that a token sees, where that is not its own
 
     def rounded(self, device: torch.device) -> "Paths":
         """On a device, with a root of its own at the end that fills the last tile."""
         extra, last = -len(self.enter) % TILE, int(self.leave.max())
         return Paths(pad(self.enter, (0, extra), value=last).to(device),
                      pad(self.leave, (0, extra), value=last + 1).to(device),
-                     torch.cat([self.position, torch.arange(extra)]).to(device), self.causal)
+                     torch.cat([self.position, torch.arange(extra)]).to(device),
+                     None if self.ahead is None else torch.cat([self.ahead, torch.arange(extra)]).to(device))
 
 
 def mask_of(paths: Paths, window: int | None) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """FlexAttention's `mask_mod`: does token i see token j?"""
     enter, leave, position = paths.enter, paths.leave, paths.position
+    last = position if paths.ahead is None else paths.ahead
 
     def sees(batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        seen = (enter[j] <= enter[i]) & (enter[i] < leave[j])
-        if paths.causal:
-            seen = seen & (position[j] <= position[i])
-        return seen if window is None else seen & (position[i] - position[j] < window)
+        seen = (enter[j] <= enter[i]) & (enter[i] < leave[j]) & (position[j] <= last[i])
+        if window is None:
+            return seen
+        away = position[i] - position[j]
+        return seen & ((away if paths.ahead is None else away.abs()) < window)
 
     return sees
 

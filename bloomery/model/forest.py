@@ -32,6 +32,12 @@ class Segments:
     start: Tensor           # (R+1,) int32, start[0] = 0, start[R] = N
     parent: Tensor          # (R,)  int32, -1 for a root; parent[i] < i
     causal: bool = True     # False: a bidirectional encoder
+    prefix: bool = False    # True: a root sees all of itself, what continues it does not (prefix LM)
+
+    @cached_property
+    def whole(self) -> list[bool]:
+        """Whether a token of a run sees those of its own run that come after it, for every run."""
+        return [not self.causal or (self.prefix and parent < 0) for parent in self.parent.tolist()]
 
     @cached_property
     def runs(self) -> list[tuple[int, int]]:
@@ -65,6 +71,16 @@ class Segments:
                           for (first, end), offset in zip(self.runs, self.offsets, strict=True)])
 
     @cached_property
+    def ahead(self) -> Tensor | None:
+        """The last place that every token sees of its path, (N,) int64; None where that is its own."""
+        if not any(self.whole):
+            return None
+        last = [offset + end - first - 1 for (first, end), offset in zip(self.runs, self.offsets, strict=True)]
+        lengths = [end - first for first, end in self.runs]
+        whole = torch.tensor(self.whole).repeat_interleave(torch.tensor(lengths))
+        return torch.where(whole, torch.tensor(last).repeat_interleave(torch.tensor(lengths)), self.positions)
+
+    @cached_property
     def paths(self) -> Paths:
         """The forest as FlexAttention's mask reads it."""
         sizes = [1] * len(self.runs)                            # runs that continue a run, itself included
@@ -82,7 +98,7 @@ class Segments:
             following[run] = enter[run] + 1
         first, count = torch.tensor(enter), torch.tensor([end - start for start, end in self.runs])
         return Paths(first.repeat_interleave(count), (first + torch.tensor(sizes)).repeat_interleave(count),
-                     self.positions, self.causal)
+                     self.positions, self.ahead)
 
     @cached_property
     def length(self) -> int:
@@ -102,14 +118,18 @@ def roots(lengths: list[int], *, causal: bool = True) -> Segments:
 def dense_mask(segments: Segments, window: int | None = None) -> Tensor:
     """Who sees whom, (N, N) bool: row sees column."""
     mask = torch.zeros(segments.length, segments.length, dtype=torch.bool)
-    for (first, end), chain in zip(segments.runs, segments.chains, strict=True):
+    for (first, end), chain, whole in zip(segments.runs, segments.chains, segments.whole, strict=True):
         own = torch.ones(end - first, end - first, dtype=torch.bool)
-        mask[first:end, first:end] = own.tril() if segments.causal else own
+        mask[first:end, first:end] = own if whole else own.tril()
         for ancestor in chain:
             mask[first:end, slice(*segments.runs[ancestor])] = True
-    if window is None:
-        return mask
-    return mask & (segments.positions[:, None] - segments.positions < window)
+    return mask if window is None else mask & ~beyond(segments, *[torch.arange(segments.length)[None]] * 2, window)[0]
+
+
+def beyond(segments: Segments, queries: Tensor, keys: Tensor, window: int) -> Tensor:
+    """Which of the tokens `keys` (B, S) are too far from `queries` (B, T): (B, T, S). An encoder looks both ways."""
+    away = segments.positions[queries][..., None] - segments.positions[keys][:, None]
+    return (away if not any(segments.whole) else away.abs()) >= window
 
 
 class DenseForest:
@@ -129,7 +149,7 @@ class Forest:
     def __init__(self, segments: Segments):
         self.segments, self.count = segments, len(segments.runs)
         lengths = {end - first for first, end in segments.runs}
-        self.uniform = len(lengths) == 1 and segments.causal and not any(segments.chains)
+        self.uniform = len(lengths) == 1 and not any(segments.whole) and not any(segments.chains)
         self._pieces: dict[tuple, list[Piece]] = {}             # by window and heads
         self._masks: dict[int | None, BlockMask] = {}           # by window
 
@@ -171,7 +191,7 @@ def pieces(segments: Segments, window: int | None, heads: int, key_heads: int) -
     over: dict[tuple, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     for run, chain in enumerate(segments.chains):
         if len(tokens[run]):
-            own[any(len(tokens[a]) for a in chain), width(len(tokens[run]))].append(tokens[run])
+            own[any(len(tokens[a]) for a in chain), segments.whole[run], width(len(tokens[run]))].append(tokens[run])
             for ancestor in chain:
                 below[ancestor].append(run)
     for run, continued in below.items():
@@ -183,18 +203,22 @@ def pieces(segments: Segments, window: int | None, heads: int, key_heads: int) -
         if len(queries) and len(keys):
             depth = len(segments.chains[run])
             over[depth, width(len(keys)), width(len(queries))].append((queries, keys))
-    return [own_piece(segments, padded(group, heads), padded(group, key_heads), window, whole=not continues)
-            for (continues, _), group in own.items()] \
+    return [own_piece(segments, padded(group, heads), padded(group, key_heads), window, causal=not ahead,
+                      whole=not continues) for (continues, ahead, _), group in own.items()] \
         + [piece_over(segments, padded(queries, heads), padded(keys, key_heads), window)
            for queries, keys in (zip(*group, strict=True) for _, group in sorted(over.items()))]
 
 
-def own_piece(segments: Segments, queries: Rows, keys: Rows, window: int | None, *, whole: bool) -> Piece:
+def own_piece(segments: Segments, queries: Rows, keys: Rows, window: int | None, *, causal: bool,
+              whole: bool) -> Piece:
     """Runs over themselves. Padding stands behind the keys, so causal queries need no mask."""
-    if segments.causal:
+    if causal:
         sees = Sees(window=window if window and window < keys.index.shape[1] else None)
     else:
-        sees = Sees(causal=False, hidden=~keys.real[:, None, None])
+        hidden = ~keys.real[:, None, None]                                               # (B, 1, 1, S)
+        if window and window < keys.index.shape[1]:
+            hidden = hidden | beyond(segments, queries.index, keys.index, window)[:, None]
+        sees = Sees(causal=False, hidden=hidden)
     return Piece(queries, keys, sees, own=True, whole=whole)
 
 
@@ -202,7 +226,6 @@ def piece_over(segments: Segments, queries: Rows, keys: Rows, window: int | None
     """What continues a run, over that run."""
     hidden = ~keys.real[:, None, None]                                                   # (B, 1, 1, S)
     if window is not None:
-        at = segments.positions
-        far = at[queries.index][..., None] - at[keys.index][:, None] >= window           # (B, T, S)
+        far = beyond(segments, queries.index, keys.index, window)                        # (B, T, S)
         hidden = hidden | far[:, None] if far.any() else hidden
     return Piece(queries, keys, Sees(causal=False, hidden=hidden if hidden.any() else None), own=False, whole=False)

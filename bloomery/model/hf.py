@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from bloomery.core.errors import InputError
 from bloomery.model.config import ModelConfig, Rope
-from bloomery.model.hf_names import GEMMA2, GPT2, LLAMA, QWEN3
+from bloomery.model.hf_names import BERT, GEMMA2, GPT2, LLAMA, MODERNBERT, QWEN3
 from bloomery.model.hf_rope import read_rope, write_rope
 from bloomery.model.rope_scaling import ntk_base
 
@@ -129,6 +129,54 @@ def gemma2_scale(hf: dict, odd: list[str]) -> dict[str, Any]:
     return {"score_width": None if scalar == hf.get("head_dim", 256) else scalar}
 
 
+def masked_head(architecture: str, bare: str) -> Aspect:
+    """Whether there is the head of a masked language model: the name of the class tells."""
+    def read(hf: dict, odd: list[str]) -> dict[str, Any]:
+        name = (hf.get("architectures") or [architecture])[0]
+        return {"head_transform": name.endswith(("ForMaskedLM", "ForPreTraining", "LMHeadModel"))}
+
+    return Aspect(read, lambda config: {"architectures": [architecture if config.head_transform else bare]})
+
+
+def equal_heads(hf: dict, odd: list[str]) -> dict[str, Any]:
+    count = hf.get("num_attention_heads") or 1
+    return {"kv_heads": count, "head_width": (hf.get("hidden_size") or 0) // count}
+
+
+def modernbert_window(hf: dict, odd: list[str]) -> dict[str, Any]:
+    """`local_attention` counts both sides and not the token itself; its layers may turn by a base of their own."""
+    depth, every = hf.get("num_hidden_layers") or 0, hf.get("global_attn_every_n_layers") or 3
+    kinds = hf.get("layer_types") or ["sliding_attention" if i % every else "full_attention" for i in range(depth)]
+    turns = hf.get("rope_parameters") or {}
+    odd += [f"rope of type {each['rope_type']!r}" for each in turns.values()
+            if isinstance(each, dict) and each.get("rope_type", "default") != "default"]
+    far, near = ((turns.get(f"{kind}_attention") or {}).get("rope_theta") or hf.get(f"{name}_rope_theta") or base
+                 for kind, name, base in (("full", "global", 160_000.0), ("sliding", "local", 10_000.0)))
+    layers = tuple(layer for layer, kind in enumerate(kinds) if kind == "sliding_attention")
+    found = {"window": (hf.get("local_attention") or 128) // 2 + 1, "window_rope_base": None if near == far else near,
+             "window_layers": None if len(layers) == depth else layers}
+    return {"rope_base": far} | (found if layers else {})
+
+
+def write_modernbert_window(config: ModelConfig) -> dict[str, Any]:
+    has = [config.windowed(layer) is not None for layer in range(config.depth)]
+    bases = {"full": config.rope_base, "sliding": config.window_rope_base or config.rope_base}
+    every = next((n for n in range(1, config.depth + 1) if has == [bool(i % n) for i in range(config.depth)]), None)
+    return {"local_attention": 2 * (config.window - 1) if config.window else 128,
+            "layer_types": ["sliding_attention" if yes else "full_attention" for yes in has],
+            "global_rope_theta": bases["full"], "local_rope_theta": bases["sliding"],
+            "rope_parameters": {f"{kind}_attention": {"rope_type": "default", "rope_theta": base}
+                                for kind, base in bases.items()}} | \
+        ({"global_attn_every_n_layers": every} if every else {})
+
+
+def modernbert_head(hf: dict, odd: list[str]) -> dict[str, Any]:
+    bias, act = hf.get("classifier_bias", False), hf.get("classifier_activation", "gelu")
+    odd += [f"classifier_bias={bias}"] if bool(bias) != bool(hf.get("mlp_bias")) else []
+    odd += [f"classifier_activation={act!r}"] if act != hf.get("hidden_activation", "gelu") else []
+    return {"norm": "layer" if hf.get("norm_bias") else "layer_plain"}
+
+
 SIZES = renamed(vocabulary=("vocab_size", NEEDED), context=("max_position_embeddings", NEEDED),
                 depth=("num_hidden_layers", NEEDED), width=("hidden_size", NEEDED),
                 heads=("num_attention_heads", NEEDED), hidden=("intermediate_size", NEEDED))
@@ -138,6 +186,7 @@ GATES = {"silu": "swiglu", "gelu": "geglu", "gelu_pytorch_tanh": "geglu_tanh", "
          "swish": "swiglu"}
 PLAIN = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "relu2": "relu2", "gelu_pytorch_tanh": "gelu_tanh"}
 GATE = activation("hidden_act", GATES, "silu")
+EQUAL_HEADS = Aspect(equal_heads, lambda config: {})
 QWEN_WINDOWS = windows(lambda hf, layer: layer >= hf.get("max_window_layers", 28), switch=True)
 
 
@@ -150,6 +199,7 @@ class Family:
     aspects: list[Aspect]
     prefix: str = "model."              # of every weight but the head; left out in folders of a bare trunk
     transposed: bool = False            # matrices of blocks are (in, out)
+    beside: tuple[str, ...] = ()        # how weights begin that are none of the language model's: of other heads
 
     def read(self, hf: dict, odd: list[str]) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -250,4 +300,20 @@ FAMILIES = {
         activation("activation_function", PLAIN, "gelu_new"),
         only(scale_attn_by_inverse_layer_idx=False, add_cross_attention=False),
         always(norm="layer", positions="learned", biases="all")], prefix="transformer.", transposed=True),
+    "bert": Family("BertForMaskedLM", BERT, [
+        SIZES, EQUAL_HEADS, renamed(norm_eps=("layer_norm_eps", 1e-12), types=("type_vocab_size", 2)),
+        activation("hidden_act", PLAIN, "gelu"), masked_head("BertForMaskedLM", "BertModel"),
+        only(is_decoder=False, add_cross_attention=False, position_embedding_type="absolute", tie_word_embeddings=True),
+        always(causal=False, norm="layer", norm_order="post", embedding_norm=True, positions="learned", biases="all")],
+        prefix="bert.", beside=("bert.pooler.", "pooler.", "cls.seq_relationship.", "cls.predictions.decoder.",
+                                "bert.embeddings.position_ids", "embeddings.position_ids")),
+    "modernbert": Family("ModernBertForMaskedLM", MODERNBERT, [
+        SIZES, EQUAL_HEADS, renamed(norm_eps=("norm_eps", 1e-5)), activation("hidden_activation", GATES, "gelu"),
+        BIASES, masked_head("ModernBertForMaskedLM", "ModernBertModel"),
+        Aspect(modernbert_window, write_modernbert_window),
+        Aspect(modernbert_head, lambda config: {
+            "norm_bias": config.norm == "layer", "classifier_bias": config.biases == "all",
+            "classifier_activation": next((t for t, ours in GATES.items() if ours == config.activation), None)}),
+        only(decoder_bias=True, sparse_prediction=False, tie_word_embeddings=True),
+        always(causal=False, embedding_norm=True)], beside=("decoder.weight",)),
 }

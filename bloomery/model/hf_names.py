@@ -52,6 +52,38 @@ GEMMA2 = LLAMA | {
     "blocks.{l}.mlp_after.weight": ["model.layers.{l}.post_feedforward_layernorm.weight"],
 }
 
+BERT = {
+    "embedding.weight": ["bert.embeddings.word_embeddings.weight"],
+    "places.weight": ["bert.embeddings.position_embeddings.weight"],
+    "types.weight": ["bert.embeddings.token_type_embeddings.weight"],
+    "embedding_norm.weight": ["bert.embeddings.LayerNorm.weight"],
+    "blocks.{l}.attention.qkv.weight": [f"bert.encoder.layer.{{l}}.attention.self.{x}.weight"
+                                        for x in ("query", "key", "value")],
+    "blocks.{l}.attention.output.weight": ["bert.encoder.layer.{l}.attention.output.dense.weight"],
+    "blocks.{l}.attention_norm.weight": ["bert.encoder.layer.{l}.attention.output.LayerNorm.weight"],
+    "blocks.{l}.mlp.up.weight": ["bert.encoder.layer.{l}.intermediate.dense.weight"],
+    "blocks.{l}.mlp.down.weight": ["bert.encoder.layer.{l}.output.dense.weight"],
+    "blocks.{l}.mlp_norm.weight": ["bert.encoder.layer.{l}.output.LayerNorm.weight"],
+    "transform.dense.weight": ["cls.predictions.transform.dense.weight"],
+    "transform.norm.weight": ["cls.predictions.transform.LayerNorm.weight"],
+    "head.weight": ["cls.predictions.weight"],                  # only its bias stands there: the weight is tied
+}
+
+MODERNBERT = {
+    "embedding.weight": ["model.embeddings.tok_embeddings.weight"],
+    "embedding_norm.weight": ["model.embeddings.norm.weight"],
+    "norm.weight": ["model.final_norm.weight"],
+    "blocks.{l}.attention_norm.weight": ["model.layers.{l}.attn_norm.weight"],
+    "blocks.{l}.attention.qkv.weight": ["model.layers.{l}.attn.Wqkv.weight"],
+    "blocks.{l}.attention.output.weight": ["model.layers.{l}.attn.Wo.weight"],
+    "blocks.{l}.mlp_norm.weight": ["model.layers.{l}.mlp_norm.weight"],
+    "blocks.{l}.mlp.gate_up.weight": ["model.layers.{l}.mlp.Wi.weight"],
+    "blocks.{l}.mlp.down.weight": ["model.layers.{l}.mlp.Wo.weight"],
+    "transform.dense.weight": ["head.dense.weight"],
+    "transform.norm.weight": ["head.norm.weight"],
+    "head.weight": ["decoder.weight"],
+}
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -89,7 +121,7 @@ def row_counts(config: ModelConfig, ours: str) -> list[int]:
     """How many rows of one matrix of ours each of theirs is."""
     if ".qkv." in ours:
         return [config.heads * config.head_width] + [config.kv_heads * config.head_width] * 2
-    return [config.hidden] * 2
+    return [config.kv_heads * config.head_width if ".key_value." in ours else config.hidden] * 2
 
 
 def half_rotated(weights: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:

@@ -102,16 +102,34 @@ class PlusOneRMSNorm(Norm):
         return normalised(x, self.eps) * (1.0 + self.weight)
 
 
-class LayerNorm(Norm):
-    """(x - mean) / sqrt(var + eps) * w + b with the biased variance."""
+class PlainLayerNorm(Norm):
+    """(x - mean) / sqrt(var + eps) * w with the biased variance."""
 
     def __init__(self, width: int, eps: float):
         super().__init__(width, eps)
-        self.bias = nn.Parameter(torch.zeros(width))
+        self.register_parameter("bias", None)
 
     def normed(self, x: Tensor) -> Tensor:
         wide = torch.promote_types(x.dtype, self.weight.dtype)
         return layer_norm(x.to(wide), self.weight.shape, self.weight, self.bias, self.eps)
 
 
-NORMS = {"rms": RMSNorm, "rms_plus_one": PlusOneRMSNorm, "layer": LayerNorm}
+class LayerNorm(PlainLayerNorm):
+    """The same plus b."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__(width, eps)
+        self.bias = nn.Parameter(torch.zeros(width))
+
+
+class NoNorm(Norm):
+    """x as it is, in the dtype that products run in: where what comes is normed already."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+
+    def normed(self, x: Tensor) -> Tensor:
+        return x
+
+
+NORMS = {"rms": RMSNorm, "rms_plus_one": PlusOneRMSNorm, "layer": LayerNorm, "layer_plain": PlainLayerNorm}

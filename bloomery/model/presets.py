@@ -77,9 +77,30 @@ PUBLISHED = {
                         tied=True),
 }
 
+BERT = {"causal": False, "norm": "layer", "norm_order": "post", "norm_eps": 1e-12, "activation": "gelu",
+        "positions": "learned", "biases": "all", "embedding_norm": True, "types": 2, "head_transform": True}
+MODERNBERT = {"causal": False, "norm": "layer_plain", "activation": "geglu", "embedding_norm": True,
+              "head_transform": True, "window": 65, "rope_base": 160_000.0, "window_rope_base": 10_000.0}
+
+
+def encoder(depth: int, width: int, heads: int, hidden: int, **rest: Any) -> ModelConfig:
+    """Devlin et al. 2019, section 3; Warner et al. 2024, table 4."""
+    if "window" in rest:                                        # every third layer, from the first on, sees everything
+        rest = rest | {"window_layers": tuple(layer for layer in range(depth) if layer % 3)}
+    return ModelConfig(depth=depth, width=width, heads=heads, kv_heads=heads, head_width=width // heads, hidden=hidden,
+                       **rest)
+
+
+PUBLISHED_ENCODERS = {
+    "bert-base": encoder(12, 768, 12, 3072, vocabulary=30_522, context=512, **BERT),
+    "bert-large": encoder(24, 1024, 16, 4096, vocabulary=30_522, context=512, **BERT),
+    "modernbert-base": encoder(22, 768, 12, 1152, vocabulary=50_368, context=8192, **MODERNBERT),
+    "modernbert-large": encoder(28, 1024, 16, 2624, vocabulary=50_368, context=8192, **MODERNBERT),
+}
+ENCODERS = {"bert": BERT, "modern": MODERNBERT}         # styles of our own sizes
 SIZES = {"nano": 4, "micro": 8, "small": 12}            # our own, by the dial
 
-PRESETS: dict[str, ModelConfig] = PUBLISHED | {
+PRESETS: dict[str, ModelConfig] = PUBLISHED | PUBLISHED_ENCODERS | {
     name: sized(depth, vocabulary=32_768, context=512) for name, depth in SIZES.items()}
 
 
@@ -109,8 +130,24 @@ def shape(options: ModelOptions, vocabulary: int) -> ModelConfig:
     given = {name: value for name in ModelOptions.model_fields if (value := getattr(options, name)) is not None}
     preset = given.pop("preset", None)
     try:
-        if preset in PUBLISHED:
-            return ModelConfig(**(dict(PUBLISHED[preset]) | {"vocabulary": vocabulary} | given))
+        if preset in PRESETS and preset not in SIZES:
+            return ModelConfig(**(dict(PRESETS[preset]) | {"vocabulary": vocabulary} | given))
         return sized(given.pop("depth", SIZES.get(preset, 6)), vocabulary=vocabulary, **given)
     except ValueError as error:
         raise ConfigError("the model's shape is not consistent", why=str(error)) from error
+
+
+def encoder_shape(options: ModelOptions, vocabulary: int, style: str) -> ModelConfig:
+    """The encoder that options describe, in one of the styles where no preset says otherwise.
+
+    Heads are not shared, and a plain feed-forward is 4 times as wide as the model.
+    """
+    given = {name: value for name in ModelOptions.model_fields if (value := getattr(options, name)) is not None}
+    if given.get("preset") not in (None, *SIZES):
+        return shape(options, vocabulary)
+    depth = given.get("depth") or SIZES.get(given.get("preset"), 6)
+    width = given.get("width") or max(64, -(-48 * depth // 64) * 64)
+    own = {"kv_heads": given.get("heads") or max(1, width // 64)} | ENCODERS[style] | (
+        {"hidden": 4 * width} if style == "bert" else {"window_layers": tuple(i for i in range(depth) if i % 3)})
+    return shape(options.model_copy(update=own | {"depth": depth} | {k: v for k, v in given.items() if k != "preset"} |
+                                    {"preset": None}), vocabulary)

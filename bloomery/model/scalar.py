@@ -40,12 +40,11 @@ class ScalarModel(nn.Module):
     `pad` is the token that fills up rows elsewhere; here it is only carried along (see `padded_scores`).
     """
 
-    def __init__(self, trunk: Transformer, labels: int = 1, *, seed: int | None = 0, pad: int | None = None):
+    def __init__(self, trunk: Transformer, labels: int = 1, *, seed: int | None = 0, pad: int | None = None,
+                 bias: bool = False, keeps_head: bool = False):
         super().__init__()
-        if not trunk.config.tied:
-            trunk.head, trunk.config = trunk.embedding, trunk.config.model_copy(update={"tied": True})
-        self.trunk, self.labels, self.pad = trunk, labels, pad
-        self.score = Linear(trunk.config.width, labels).to(trunk.embedding.weight.dtype)
+        self.trunk, self.labels, self.pad = trunk if keeps_head else without_head(trunk), labels, pad
+        self.score = Linear(trunk.config.width, labels, bias=bias).to(trunk.embedding.weight.dtype)
         if seed is not None:                                    # deviation 1 / sqrt(D + 1): Stiennon et al. 2020
             generator = torch.Generator().manual_seed(seed)
             with torch.no_grad():
@@ -89,6 +88,14 @@ class ScalarModel(nn.Module):
     def read(self, hidden: Tensor) -> Tensor:
         scores = self.score(hidden)
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+def without_head(trunk: Transformer) -> Transformer:
+    """The same network, in place, whose head is its embedding and has nothing of its own."""
+    trunk.head, trunk.transform = trunk.embedding, torch.nn.Identity()
+    trunk.head.bias = None
+    trunk.config = trunk.config.model_copy(update={"tied": True, "head_transform": False})
+    return trunk
 
 
 def last_tokens(segments: Segments) -> list[int]:

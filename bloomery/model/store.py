@@ -4,6 +4,7 @@ What is loaded is checked name by name and shape by shape, before the first weig
 """
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from bloomery.model.weight_files import SHARD_BYTES, headers, read_json, tensors
 
 HEAD = "lm_head.weight"
 FLOATS = ("F16", "BF16", "F32", "F64")
+GAMMA = {"gamma": "weight", "beta": "bias"}
 BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")       # of old folders: computed, not learned
 
 
@@ -87,15 +89,15 @@ def load_model(folder: Path, *, compute: torch.dtype = torch.float32,
         model = load_adapter(load_model(base, compute=compute), folder)
         return (merge(model).requires_grad_(True) if merges(model) else model).to(dtype)
     config, kind = load_config(folder), read_json(folder / "config.json")["model_type"]
-    files = weight_files(folder)
-    found = headers(files)
+    files, beside = weight_files(folder), FAMILIES[kind].beside if kind in FAMILIES else ()
+    found = {current(name): about for name, about in headers(files).items() if not name.startswith(beside)}
     model = Transformer(config, seed=None, compute=compute).to(dtype)
     own, head = model_weights(model), None
     plan = with_their_prefix(folder_pieces(config, own, kind), kind, found)
     raise_misfits(plan, found, tied=config.tied, where=str(folder))
     with torch.no_grad():
         for name, tensor in tensors(files):
-            if piece := plan.get(name):
+            if piece := plan.get(current(name)):
                 own[piece.ours][piece.rows].copy_(tensor.T if piece.transposed else tensor)
             elif name == HEAD:
                 head = tensor.to(dtype)
@@ -104,6 +106,11 @@ def load_model(folder: Path, *, compute: torch.dtype = torch.float32,
                              why=f"config.json ties them, and {HEAD} holds other numbers",
                              hint='set "tie_word_embeddings" to false in config.json if the head is the right one')
     return model
+
+
+def current(name: str) -> str:
+    """A weight's name as it is today: BERT's first files call those of a norm gamma and beta."""
+    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda old: "LayerNorm." + GAMMA[old[1]], name)
 
 
 def with_their_prefix(plan: dict[str, Piece], kind: str, found: Iterable[str]) -> dict[str, Piece]:

@@ -19,7 +19,7 @@ from bloomery.core.artifacts import file_hash, write_atomic
 from bloomery.core.config import Input
 from bloomery.core.errors import InputError
 from bloomery.core.metrics import say
-from bloomery.data.mixture import domain_shares
+from bloomery.data.mixture import domain_shares, largest_remainder
 from bloomery.data.rows import PACKINGS
 from bloomery.data.shards import Shard, open_shard
 from bloomery.data.stream import Domain, TokenStream, doubling
@@ -32,6 +32,7 @@ from bloomery.train.samples import Preview
 from bloomery.train.session import TrainingConfig
 
 ROWS = 32               # a step, unless rows or batch_tokens say otherwise
+MIXTURE = "mixture.json"        # weights of domains, as a file
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -40,10 +41,12 @@ class CorpusConfig(TrainingConfig):
 
     data: Input | dict[str, Input] = Field(description="a shards stage's output or another tool's .bin files, or a "
                                                        "table of several: domain = folder")
-    mixture: dict[str, Annotated[float, Field(ge=0)]] = Field({}, description="domain = weight; without it domains "
-                                                                              "are drawn by size")
+    mixture: Input | dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="domain = weight, or what `doremi` made; without it domains are drawn by size")
     temperature: float = Field(1.0, gt=0, description="of shares by size: 1 in proportion, larger nearer to equal")
     cap: float | None = Field(None, gt=0, description="tokens a domain counts for at most in shares by size")
+    max_epochs: float | None = Field(None, gt=0, description="what a domain may be repeated; what is over goes to the "
+                                                             "others. With a very large temperature this is UniMax")
     packing: Literal["concatenated", "masked", "documents"] = Field(
         "concatenated", description="rows: windows of the joined documents, the same with documents kept from seeing "
                                     "each other, or whole documents fitted together")
@@ -62,14 +65,34 @@ class CorpusConfig(TrainingConfig):
             raise ValueError("rows and batch_tokens both say how large a step is: give one of them")
         if self.mixture and (self.temperature != 1 or self.cap):
             raise ValueError("mixture gives the shares, temperature and cap are for shares by size: give one of them")
-        if isinstance(self.data, str) and (self.temperature != 1 or self.cap):
-            raise ValueError("temperature and cap share a run between domains: name them, data = {name = folder}")
-        if self.mixture and self.mixture.keys() != self.folders.keys():
-            raise ValueError(f"mixture weighs {', '.join(self.mixture)}; the domains of data are "
-                             f"{', '.join(filter(None, self.folders)) or 'not named: write data = {name = folder}'}")
-        if self.mixture and not sum(self.mixture.values()):
-            raise ValueError("every weight of mixture is 0")
+        if isinstance(self.data, str) and (self.temperature != 1 or self.cap or self.max_epochs):
+            raise ValueError("temperature, cap and max_epochs share a run between domains: name them, "
+                             "data = {name = folder}")
+        if isinstance(self.mixture, dict) and self.mixture:
+            self.check_weights(self.mixture)
         return self
+
+    def check_weights(self, weights: dict[str, float]) -> None:
+        """`ValueError` where weights and domains do not belong together."""
+        if weights.keys() != self.folders.keys():
+            raise ValueError(f"mixture weighs {', '.join(weights)}; the domains of data are "
+                             f"{', '.join(filter(None, self.folders)) or 'not named: write data = {name = folder}'}")
+        if not sum(weights.values()):
+            raise ValueError("every weight of mixture is 0")
+
+    def weights(self) -> dict[str, float]:
+        """The weight of each domain, read where they stand in a file; {} where sizes decide."""
+        if isinstance(self.mixture, dict):
+            return self.mixture
+        path = Path(self.mixture) / MIXTURE if Path(self.mixture).is_dir() else Path(self.mixture)
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            weights = {name: float(weight) for name, weight in found.get("weights", found).items()}
+            self.check_weights(weights)
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise InputError("no weights of domains to read", where=str(path), why=str(error),
+                             hint='give {"web": 0.7, "code": 0.3}, or what `bloomery doremi` made') from error
+        return weights
 
     @property
     def folders(self) -> dict[str, str]:
@@ -137,18 +160,23 @@ def stream(config: CorpusConfig, corpora: Corpora, context: int) -> TokenStream:
     """The batches of every step. Says how the domains share them, and how full packed rows are."""
     check_size(config, corpora, context)
     sizes = {name: len(shard.tokens) for name, shard in corpora.train.items()}
+    rows = config.rows_a_step(context)
     packed = {name: PACKINGS[config.packing](shard, context) for name, shard in corpora.train.items()}
     shares = domain_shares({name: sizes[name] if rows.count else 0 for name, rows in packed.items()},
-                           weights=config.mixture, temperature=config.temperature, cap=config.cap)
+                           weights=config.weights(), temperature=config.temperature, cap=config.cap,
+                           limits={name: config.max_epochs * made.count / (config.steps * rows)
+                                   for name, made in packed.items()} if config.max_epochs else None)
     domains = [Domain(name, corpora.train[name], packed[name], share) for name, share in shares.items()]
+    planned = dict(zip(shares, largest_remainder(np.array(list(shares.values())), config.steps * rows), strict=True))
     until = round(config.context_warmup * config.steps)
-    made = TokenStream(domains, rows=config.rows_a_step(context), micro_rows=config.micro_rows, seed=config.seed,
+    made = TokenStream(domains, rows=rows, micro_rows=config.micro_rows, seed=config.seed,
                        longest=doubling(context, until=until) if until else None)
     for domain in domains:
         count, epochs = made.drawn(config.steps)[domain.name]
         if domain.name or config.packing == "documents":
-            say(f"  {domain.name or 'data'}: {domain.share:.1%} of all rows: {count} of them, {epochs:.2f} epochs, "
-                f"in {config.steps} steps; {domain.rows.fill:.1%} full")
+            say(f"  {domain.name or 'data'}: {domain.share:.1%} of all rows: {count} of them, "
+                f"{planned[domain.name]} planned, {epochs:.2f} epochs, in {config.steps} steps; "
+                f"{domain.rows.fill:.1%} full")
     return made
 
 

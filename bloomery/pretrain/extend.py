@@ -21,8 +21,8 @@ from bloomery.core.config import Fixed, Input
 from bloomery.core.errors import InputError
 from bloomery.core.metrics import say
 from bloomery.model.config import ModelConfig, Rope
-from bloomery.model.rope_scaling import ntk_base
 from bloomery.model.peft_files import adapter_base
+from bloomery.model.rope_scaling import ntk_base
 from bloomery.model.store import is_model, load_config, load_model, save_model
 from bloomery.model.transformer import Transformer
 from bloomery.pretrain.corpora import CorpusConfig, copy_tokenizer, drawn, open_corpora, stream, validation, writes

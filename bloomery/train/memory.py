@@ -112,6 +112,8 @@ def plan(config: ModelConfig, *, tokens: int, compute: torch.dtype = torch.bfloa
 
 def kept_per_token(config: ModelConfig, compute: torch.dtype) -> dict[str, float]:
     """Bytes that one block keeps of one token, for every way of checkpointing."""
+    if hasattr(config, "kept_per_token"):                       # a network that is no stack of blocks says it itself
+        return config.kept_per_token(compute)
     d, f, s = config.width, config.hidden, compute.itemsize
     a, b = config.heads * config.head_width, config.kv_heads * config.head_width
     gates = 2 if config.activation in GATED else 1

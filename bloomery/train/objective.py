@@ -13,6 +13,7 @@ from torch import Tensor
 from bloomery.data.batch import Batch
 from bloomery.data.likelihood import trained
 from bloomery.data.tasks import TaskBatch
+from bloomery.losses.linear_ce import with_bias
 from bloomery.losses.parallel_ce import linear_cross_entropy
 from bloomery.model.forest import Forest
 from bloomery.model.token_rows import learned_rows
@@ -31,15 +32,25 @@ def causal_lm(model: Transformer, batch: Batch, *, label_smoothing: float = 0.0,
     `entropy` is told where it is asked for: of the predictions, in nats.  `terms` add to the sum what they make of the
     hidden states at the trained positions.
     """
-    hidden = model(batch.ids, batch.positions, Forest(batch.segments))
+    typed = () if batch.types is None else (batch.types,)
+    hidden = model(batch.ids, batch.positions, Forest(batch.segments), *typed)
+    return token_loss(model, batch, hidden, label_smoothing=label_smoothing, z_loss=z_loss, entropy=entropy,
+                      terms=terms)
+
+
+def token_loss(model: Transformer, batch: Batch, hidden: Tensor, *, label_smoothing: float = 0.0, z_loss: float = 0.0,
+               entropy: bool = False, terms: tuple[Term, ...] = ()) -> tuple[Tensor, Metrics]:
+    """The same from the hidden states (N, D): whoever has them for something else too reads them once."""
     rows, count = trained(batch)
     weights = batch.weights[rows]
     weights[count:] = 0
     weight, learned = learned_rows(model.head)
+    states, shadow = hidden[rows], model.head.compute_weight(hidden.dtype)
+    if model.config.head_transform:
+        states, weight, shadow = with_bias(model.transform(states), weight, shadow, model.head.bias)
     loss, figures = linear_cross_entropy(
-        hidden[rows], weight, batch.targets[rows], weights, shadow=model.head.compute_weight(hidden.dtype),
-        learned=learned, label_smoothing=label_smoothing, z_loss=z_loss, softcap=model.config.head_softcap,
-        entropy=entropy)
+        states, weight, batch.targets[rows], weights, shadow=shadow, learned=learned, label_smoothing=label_smoothing,
+        z_loss=z_loss, softcap=model.config.head_softcap, entropy=entropy)
     metrics = {"loss": float((figures.nll * weights).sum()),
                "mean_token_accuracy": float((figures.correct * weights).sum())}
     if entropy:

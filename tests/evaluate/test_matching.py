@@ -12,7 +12,7 @@ from bloomery.evaluate.compression import (
     ngram_word_perplexity,
     words,
 )
-from bloomery.evaluate.metrics import exact_match, normalise, token_f1
+from bloomery.classic.answers import exact_match, normalise, token_f1
 
 
 @pytest.mark.parametrize(("text", "expected"), [

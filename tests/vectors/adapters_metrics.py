@@ -7,8 +7,8 @@ import numpy as np
 
 from bloomery.classic.hmm import forward_backward, viterbi
 from bloomery.classic.linear import cross_entropy, softmax
+from bloomery.classic.overlap import bleu, bleu_of, chrf, library, matches, porter, rouge, summed
 from bloomery.classic.perceptron import AveragedPerceptron
-from bloomery.evaluate.overlap import bleu, bleu_of, chrf, library, matches, porter, rouge, summed
 
 
 def hmm(inputs: dict, folder: Path) -> dict:

@@ -15,6 +15,7 @@ from bloomery.model.init import STD, initialise, residual_std
 from bloomery.model.mlp import ACTIVATIONS, MLP
 from bloomery.model.norms import LayerNorm, rms_norm
 from bloomery.model.presets import PRESETS
+from bloomery.model.seq2seq_presets import NETWORKS
 from bloomery.model.store import load_config, load_model
 from tests.vectors.not_built import NotBuilt
 
@@ -155,6 +156,20 @@ def param_count(inputs: dict, folder: Path) -> dict:
         config = PRESETS["gpt2"].model_copy(update=change | {"vocabulary": inputs["vocab"], "width": width,
                                                              "heads": inputs["n_head"], "tied": inputs["tied"]})
         return {"parameters": config.parameters()}
+    if inputs["family"].startswith("t5"):
+        base = NETWORKS["t5-v1.1-small" if "1.1" in inputs["family"] else "t5-small"]
+        return {"parameters": base.model_copy(update={
+            "vocabulary": inputs["vocab"], "width": inputs["d_model"], "head_width": inputs["d_kv"],
+            "hidden": inputs["d_ff"], "encoder_depth": inputs["n_layer"], "depth": inputs["n_dec"],
+            "heads": inputs["n_head"], "kv_heads": inputs["n_head"], "tied": inputs["tied"],
+            "relative_buckets": inputs["rel_buckets"]}).parameters()}
+    if inputs["family"].startswith("bert"):
+        width, pooler = inputs["d_model"], inputs["d_model"] * (inputs["d_model"] + 1)
+        base = PRESETS["bert-base"].model_copy(update={
+            "vocabulary": inputs["vocab"], "width": width, "hidden": inputs["d_ff"], "depth": inputs["n_layer"],
+            "heads": inputs["n_head"], "kv_heads": inputs["n_head"], "head_width": width // inputs["n_head"],
+            "context": inputs["n_positions"], "types": inputs["type_vocab"], "head_transform": False})
+        return {"parameters": base.parameters() + pooler * ("pooler" in inputs["family"])}
     if not inputs["family"].startswith("llama"):
         raise NotBuilt(f"the {inputs['family']} family")
     heads, width = inputs["n_head"], inputs["d_model"]

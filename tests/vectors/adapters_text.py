@@ -11,15 +11,16 @@ from torch.nn.functional import one_hot
 from bloomery.core.records import Message
 from bloomery.curate.heuristics import gopher_quality
 from bloomery.data.packing import best_fit_decreasing, concat_chunk
-from bloomery.evaluate.metrics import exact_match, normalise, token_f1
+from bloomery.classic.answers import exact_match, normalise, token_f1
 from bloomery.generate.decode import complete
 from bloomery.generate.sampling import Sampling, filtered, greedy, repetition_penalty, top_p
 from bloomery.generate.stopping import StopStrings
 from bloomery.model.config import ModelConfig
+from bloomery.text.bpe import bpe
 from bloomery.text.chat import Renderer
 from bloomery.text.closed import characters
 from bloomery.text.templates import Template
-from bloomery.text.tokenizer import SMALLEST, train_tokenizer
+from bloomery.text.tokenizer import SMALLEST
 from tests.vectors.not_built import NotBuilt
 
 ORDER = ["temperature", "top_k", "top_p", "min_p"]
@@ -34,7 +35,7 @@ def double(values: list) -> Tensor:
 def bpe_train(inputs: dict, folder: Path) -> dict:
     """Every word is a text of its own, as often as it is said to occur."""
     words = [word for word, count in inputs["word_frequencies"].items() for _ in range(count)]
-    backend = train_tokenizer(words, vocabulary=SMALLEST + inputs["n_merges"]).backend
+    backend = bpe(words, vocabulary=SMALLEST + inputs["n_merges"]).backend
     return {"merges": json.loads(backend.to_str())["model"]["merges"],
             "encoded": {word: backend.encode(word).tokens for word in inputs["words"]}}
 
