@@ -182,7 +182,7 @@ def schema_library() -> tuple:
         from referencing import Registry
     except ImportError as error:
         raise BloomeryError("JSON schemas need a library that is not here", why=str(error),
-                            hint="pip install jsonschema") from error
+                            hint="pip install 'bloomery[rewards]'") from error
     return validators, Registry()
 
 
