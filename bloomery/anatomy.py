@@ -17,6 +17,7 @@ from bloomery.console import number, table
 from bloomery.core.errors import InputError
 from bloomery.core.metrics import shorten
 from bloomery.model.config import ModelConfig, Rope, kv_cache_bytes
+from bloomery.model.seq2seq_files import folder_config
 from bloomery.model.store import load_config, load_generation, model_weights
 from bloomery.model.transformer import Transformer
 from bloomery.model.weight_files import headers, read_json
@@ -143,6 +144,23 @@ def chat_template(folder: Path) -> str:
 
 
 # --- for people ---------------------------------------------------------------------------------------------------
+
+def network(folder: Path) -> dict:
+    """What is known of a network that reads a source: its kind, its size and every option."""
+    config = folder_config(folder, headers(weight_files(folder)))
+    return {"family": read_json(folder / "config.json")["model_type"], "parameters": config.parameters(),
+            "config": config.model_dump(mode="json"), "files": files(folder), "tokenizer": tokenizer(folder)}
+
+
+def show_network(folder: Path, out: Console) -> None:
+    """The same as a table; what is as it is in every network of its kind is left out."""
+    found = network(folder)
+    out.print(Text.assemble(("\nnetwork  ", "bold"), f"{found['family']}, ",
+                            (f"{shorten(found['parameters'])} parameters", "bold green")))
+    rows = [[name, str(value)] for name, value in found["config"].items() if value not in (None, False, [], {})]
+    out.print(table("option", "value", rows=[row for row in rows if row[0] != "rope"]))
+    out.print(Text("--attention TEXT draws what it looks at", style="dim"))
+
 
 def show_model(folder: Path, out: Console) -> None:
     """What a model is: in words, by its parts, and file by file."""

@@ -55,7 +55,8 @@ def print_outcome(summary: dict, root: Path) -> None:
             print_answers(out, found)
     if (root / "report.html").is_file():
         out.print(f"report  {root / 'report.html'}", markup=False, soft_wrap=True)
-    models = [folder for folder in folders if (folder / "model.safetensors").is_file()]
+    models = [folder for folder in folders if (folder / "model.safetensors").is_file()
+              and (folder / "chat_template.jinja").is_file()]
     if models:
         out.print(f"chat    bloomery chat {models[-1]}", markup=False, soft_wrap=True)
 

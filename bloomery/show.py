@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from rich.console import Console, Group
 from rich.text import Text
 
-from bloomery.anatomy import describe, show_model, weight_files
+from bloomery.anatomy import describe, network, show_model, show_network, weight_files
 from bloomery.console import number, print_outcome, table, terminal
 from bloomery.core.artifacts import file_names, is_done, open_artifact
 from bloomery.core.config import nearest
@@ -20,6 +20,7 @@ from bloomery.data import formats
 from bloomery.lessons import context_of, dialogue, pair_text, show_batch, show_pairs
 from bloomery.losses.preference import UNPAIRED
 from bloomery.model.hub import located
+from bloomery.model.seq2seq_files import is_seq2seq
 from bloomery.recipe import resolve
 from bloomery.stages import STAGES
 from bloomery.text.chat import Renderer, load_renderer
@@ -56,7 +57,7 @@ def show_folder(path: Path, out: Console, count: int, tokenizer: Path | None, re
     if record:
         show_stage(record, path, out)
     if is_model := bool(weight_files(path)):
-        show_model(path, out)
+        (show_network if is_seq2seq(path) else show_model)(path, out)
     if is_curation := (path / "dropped.parquet").is_file():
         show_curation(path, out, count, reason)
     for file in files:
@@ -192,5 +193,5 @@ def as_json(path: Path) -> dict:
     path = Path(path)
     if (path / "summary.json").is_file():
         return json.loads((path / "summary.json").read_text(encoding="utf-8"))
-    model = {"model": describe(path)} if weight_files(path) else {}
+    model = {"model": (network if is_seq2seq(path) else describe)(path)} if weight_files(path) else {}
     return model if model and not is_done(path) else open_artifact(path).record | model

@@ -7,7 +7,7 @@ read.
 import json
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -71,7 +71,7 @@ class Judge:
     temperature: float = 1.0
 
     def __call__(self, rows: Sequence[Labelled]) -> list[dict]:
-        scores = scored(self.model, [self.encoder(row)[0] for row in rows])
+        scores = scored(self.model, [self.encoder(replace(row, label=None))[0] for row in rows])    # never looked at
         return [said(self.encoder.task, self.encoder.names, own, row, self.temperature)
                 for row, own in zip(rows, scores, strict=True)]
 

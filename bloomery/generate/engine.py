@@ -47,6 +47,9 @@ class Engine:
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer | None = None, *, slots: int = 32,
                  context: int | None = None, chunk: int = 64, reuse: bool = True, own: bool = False):
+        if not model.config.causal:
+            raise InputError("an encoder does not write text", why="its tokens see those behind them",
+                             hint="classify, qa and predict are for encoders; give a decoder here")
         self.tokenizer, self.context = tokenizer, context or model.config.context
         if not 0 < self.context <= model.config.context:
             raise ValueError(f"context must lie between 1 and the model's {model.config.context}, got {context}")

@@ -27,7 +27,7 @@ LOOKED_UP = ("embedding", "places")
 class Stamped(Protocol):
     """A layer made from another, and which state of it: renewed only when that has changed."""
 
-    stamp: tuple[tuple[int, int], ...]
+    stamp: tuple
 
 
 class PackedLinear(nn.Module):
@@ -80,9 +80,9 @@ class PackedNorm(nn.Module):
         return self.kernel(x, self.norm.weight, self.norm.eps) if fits else self.norm(x)
 
 
-def stamp(linear: Linear) -> tuple[tuple[int, int], ...]:
-    """What changes whenever a weight does, or what is folded into it."""
-    return tuple((weight._version, weight.data_ptr()) for weight in linear.parameters())
+def stamp(linear: Linear) -> tuple:
+    """What changes whenever a weight does, or what is folded into it: also when an adapter is switched on or off."""
+    return getattr(linear, "active", None), *((weight._version, weight.data_ptr()) for weight in linear.parameters())
 
 
 def packs(model: Transformer) -> bool:

@@ -59,7 +59,7 @@ class Config(CorpusConfig):
     density: float = Field(0.15, gt=0, lt=1, description="spans: share of the tokens that are hidden")
     mean_span: float = Field(3.0, ge=1, description="spans: mean length of a span")
     sentinels: Annotated[int, Fixed()] = Field(SENTINELS, gt=1, description="spans, ul2: names for spans")
-    denoisers: tuple[float, ...] = Field((1.0,) * len(MIXTURE), description="ul2: how often each of its seven is drawn: "
+    denoisers: tuple[float, ...] = Field((1.0,) * len(MIXTURE), description="ul2: how often each of seven is drawn: "
                                        + ", ".join(f"{d.mode}({d.span or 'end'}, {d.density})" for d in MIXTURE))
     modes: Annotated[Literal["paper", "released", "none"], Fixed()] = Field(
         "paper", description="ul2: [R], [S], [X], or [NLU], [S2S], [NLG], or no mode tokens")

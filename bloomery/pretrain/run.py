@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from bloomery.core.config import Fixed, Input
+from bloomery.core.errors import ConfigError
 from bloomery.data.shards import open_shard
 from bloomery.model.presets import ModelOptions, shape
 from bloomery.model.store import save_model
@@ -45,6 +46,9 @@ def run(config: Config, out: Path) -> dict:
     tokenizer = load_tokenizer(Path(config.tokenizer)) if config.tokenizer else None
     corpora = open_corpora(config, tokenizer, config.tokenizer)
     made = shape(config.model, corpora.vocabulary)
+    if not made.causal:
+        raise ConfigError("an encoder has no next token to predict", where="pretrain.model",
+                          hint="bloomery mlm pretrains encoders")
     batches = stream(config, corpora, made.context)
     model = Transformer(made, seed=config.seed)
     state = train(model, config, out, name="pretrain", stream=batches, objective=config.objective,

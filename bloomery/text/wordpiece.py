@@ -5,6 +5,7 @@ Pieces are merged as in BPE; a word is then read greedily, the longest piece fir
 put into lower case without accents, so decoding does not give the text back.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer as Backend
@@ -20,14 +21,26 @@ GOES_ON = "##"
 
 
 def wordpiece(texts: Iterable[str], *, vocabulary: int, lowercase: bool = True) -> Tokenizer:
-    """WordPiece with `vocabulary` ids, BERT's five roles first; other tools frame texts as [CLS] A [SEP] B [SEP]."""
-    backend = Backend(models.WordPiece({}, unk_token=UNKNOWN, max_input_chars_per_word=100))
+    """WordPiece with `vocabulary` ids, BERT's five roles first; other tools frame texts as [CLS] A [SEP] B [SEP].
+
+    The result is a function of the texts.  The library numbers the letters that go on in a word as it meets them, in
+    the order of a hash table, and breaks ties by these numbers; so they are given theirs before.
+    """
+    backend = Backend(models.WordPiece({}, unk_token=UNKNOWN))
     backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece(prefix=GOES_ON)
-    lines = (line for text in texts for line in text.split("\n"))                       # a long text is slow in one
-    backend.train_from_iterator(lines, trainers.WordPieceTrainer(
-        vocab_size=vocabulary, special_tokens=list(ROLES), continuing_subword_prefix=GOES_ON, show_progress=False))
-    frames = [(name, backend.token_to_id(name)) for name in (FIRST, SEPARATOR)]
-    backend.post_processor = processors.TemplateProcessing(
+    counts = Counter(word for text in texts for line in text.split("\n")                 # a long text is slow in one
+                     for word in backend.normalizer.normalize_str(line).split())
+    words = {word: [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(word)] for word in sorted(counts)}
+    inside = sorted({letter for pieces in words.values() for piece in pieces for letter in piece[1:]})
+    backend.train_from_iterator(
+        (" ".join([word] * count) for word, count in sorted(counts.items())), trainers.WordPieceTrainer(
+            vocab_size=vocabulary, special_tokens=[*ROLES, *(GOES_ON + letter for letter in inside)],
+            continuing_subword_prefix=GOES_ON, show_progress=False))
+    made = Backend(models.WordPiece(backend.get_vocab(), unk_token=UNKNOWN))            # letters are no control tokens
+    made.normalizer, made.pre_tokenizer, made.decoder = backend.normalizer, backend.pre_tokenizer, backend.decoder
+    made.add_special_tokens(list(ROLES))
+    frames = [(name, made.token_to_id(name)) for name in (FIRST, SEPARATOR)]
+    made.post_processor = processors.TemplateProcessing(
         single=f"{FIRST} $A {SEPARATOR}", pair=f"{FIRST} $A {SEPARATOR} $B:1 {SEPARATOR}:1", special_tokens=frames)
-    return Tokenizer(backend, SETTINGS)
+    return Tokenizer(made, SETTINGS)

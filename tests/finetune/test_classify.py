@@ -66,7 +66,7 @@ def test_the_folder_predicts_the_same_here_and_in_transformers(tmp_path, out):
 def test_a_file_is_predicted_row_by_row_without_labels(tmp_path, out):
     run(config(tmp_path, "bert", "single"), out)
     asked = write_rows(tmp_path / "asked.jsonl", [
-        {"review": row["text"], "n": i} for i, row in enumerate(rows("single", 70))])
+        {"review": row["text"], "n": i, "label": "a label nobody knows"} for i, row in enumerate(rows("single", 70))])
     done = predict_file(out, asked, tmp_path / "said.jsonl", columns={"review": "text"})
     said = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
     assert done["rows"] == 70 and [row["n"] for row in said] == list(range(70))

@@ -19,13 +19,13 @@ from bloomery.model.seq2seq_files import load_seq2seq
 
 WORDS = {"one": "eins", "two": "zwei", "six": "sechs", "dog": "Hund", "cat": "Katze", "sees": "sieht"}
 SMALL = ["vocabulary=285", "network.width=32", "network.hidden=48", "examples=16", "optimizer.lr=1e-2",
-         "save_every=500", "optimizer.weight_decay=0", "precision=fp32", "beams=2", "max_tokens=12"]
+         "save_every=500", "optimizer.weight_decay=0", "precision=fp32", "beams=2", "max_tokens=24"]
 
 
 @pytest.fixture
 def files(tmp_path):
     draws = random.Random(0)
-    rows = [[draws.choice(list(WORDS)) for _ in range(draws.randint(1, 3))] for _ in range(400)]
+    rows = [[draws.choice(list(WORDS)) for _ in range(draws.randint(2, 5))] for _ in range(400)]
     with gzip.open(tmp_path / "a.en.gz", "wt") as sources, open(tmp_path / "a.de", "w") as targets:
         for row in rows:
             sources.write(" ".join(row) + "\n")
@@ -35,8 +35,9 @@ def files(tmp_path):
 
 def test_words_are_translated_from_two_files_and_judged(files, handlers):
     out = files / "out"
-    assert main(["seq2seq", f"sources={files}/a.en.gz", f"targets={files}/a.de", "steps=150", "validate_every=75",
-                 *SMALL, f"out={out}"]) == 0
+    given = [f"{part}{side}={files}/a.{end}" for part in ("", "test_") for side, end in (("sources", "en.gz"),
+                                                                                        ("targets", "de"))]
+    assert main(["seq2seq", *given, "steps=150", "validate_every=75", *SMALL, "written=60", f"out={out}"]) == 0
     scores = json.loads((out / "scores.json").read_text())
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     right = sum(row["prediction"] == row["target"] for row in rows) / len(rows)
@@ -68,7 +69,7 @@ def test_rows_of_a_file_train_a_transformer_and_it_goes_on_from_there(files, han
 
 
 def test_scheduled_sampling_reads_what_the_network_would_say_and_keeps_the_targets():
-    model = RNN(RNNConfig(vocabulary=20, width=8, hidden=12))
+    model = RNN(RNNConfig(vocabulary=20, width=8, hidden=12, tied=False))
     pairs = [Pair([3, 4, 1], [5, 6, 7, 8, 1]), Pair([9, 1], [10, 1])]
     batch = pair_batch(pairs, 0)
     assert torch.equal(own_ids(model, OwnBatch(**vars(batch), own=0.0)), batch.ids)

@@ -85,7 +85,7 @@ def test_an_encoder_is_that_of_torch(cell):
                 getattr(theirs, f"bias_{name}_l0{end}").copy_(ours.bias)
     read = model.read(torch.tensor([i for source in SOURCES for i in source]), roots([len(s) for s in SOURCES]))
     for row, source in enumerate(SOURCES):
-        expected, _ = theirs(model.embedding.look_up(torch.tensor(source)))
+        expected, _ = theirs(model.embedded(torch.tensor(source)))
         torch.testing.assert_close(read.states[row, :len(source)], expected)
         assert read.hidden[row].tolist() == [place >= len(source) for place in range(18)]
 

@@ -103,7 +103,7 @@ def corpus(tmp_path_factory):
     with open(room / "docs.jsonl", "w") as file:
         for i in range(240):
             words = [f"{'abcdefgh'[(i + k) % 8]}{'xyz'[k % 3]}" for k in range(60)]
-            file.write(json.dumps({"text": " ".join(words)}) + "\n")
+            file.write(json.dumps({"text": " ".join([str(i), *words])}) + "\n")
     assert main(["tokenizer", f"data={room}/docs.jsonl", "vocabulary=275", f"out={room}/vocabulary"]) == 0
     assert main(["shards", f"data={room}/docs.jsonl", f"tokenizer={room}/vocabulary", f"out={room}/tokens"]) == 0
     return room
