@@ -66,7 +66,7 @@ def answer(spec: dict, *, steps: list[float], rollouts: list[float], figures: li
     `steps` and `rollouts` are seconds of every step; `asked` the last step's prompts, `drawn` the answers to them,
     `samples` to each, with the log-probabilities they were drawn with as far as a side knows them.
     """
-    at, samples = min(1, spec["steps"] - 1), spec["samples"]      # steps take half a minute: one is enough to warm up
+    at, samples = min(1, len(steps) - 1), spec["samples"]       # steps take half a minute: one is enough to warm up
     step, rollout = (sum(each[at:]) / (len(each) - at) for each in (steps, rollouts))
     told = {name: [each[name] for each in figures] for name in FIGURES} if figures else {}
     done = [[{"ids": ids} for ids in drawn[i * samples:(i + 1) * samples]] for i in range(len(asked))]
@@ -107,6 +107,7 @@ def ours(spec: dict) -> dict:
         "epochs": spec["epochs"], "sampling": {"max_tokens": spec["new"]}, "optimizer": optimizer, "kl": {"beta": 0},
         "micro_tokens": MICRO_TOKENS} | spec.get("options", {}))
     state = fresh(model, optimizer, steps=config.steps * config.updates)
+    reference = load_model(Path(spec["folder"])).requires_grad_(False) if config.kl.needs_reference else None
     engine = Engine(model, renderer.tokenizer, slots=config.slots, context=max(spec["prompts"]) + spec["new"])
     actor = Actor(engine, renderer, config.sampling.how, samples=config.samples, max_tokens=spec["new"])
     seen: dict[str, list] = {"steps": [], "rollouts": [], "figures": [], "drawn": [], "logps": []}
@@ -136,7 +137,7 @@ def ours(spec: dict) -> dict:
     terms = Terms(config, config.kl.estimator, config.kl.corrected, config.kl.place == "loss", config.sampling.how,
                   config.updates == 1)
     learner = Noting(config, state, Control(config.kl, config.alarms, patience=config.patience), act, None,
-                     objective(terms), asked[0], None)
+                     objective(terms, reference), asked[0], reference)
     for step in range(spec["steps"]):
         figures = learner.run(step)
         seen["steps"].append(figures["step_time"])

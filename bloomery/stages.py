@@ -97,6 +97,8 @@ STAGES = {
                                                       "rate": 0.5, "bits": 18}}),
     "introspect": Stage("bloomery.instruct.introspect", "Questions about Python itself, with known answers.",
                         "bloomery introspect out=facts"),
+    "arithmetic": Stage("bloomery.instruct.sums", "Arithmetic problems, and demonstrations as careless as people's.",
+                        "bloomery arithmetic below=50 out=sums"),
     "convert": Stage("bloomery.instruct.converters", "Turn task data into instructions in many wordings.",
                      "bloomery convert format=squad source=train-v1.1.json out=squad"),
     "tokenizer": Stage("bloomery.pretrain.vocabulary", "Learn a byte-level BPE vocabulary from documents.",

@@ -37,6 +37,7 @@ from bloomery.align.rewards import Rewards, Told
 from bloomery.align.rl_config import LearnerConfig, raise_contradictions
 from bloomery.align.rollout import Actor, Asked, Group, Source, read_groups
 from bloomery.align.rounds import asked as read_prompts
+from bloomery.align.served import BACKENDS
 from bloomery.align.spoken import spoken
 from bloomery.core.artifacts import write_atomic
 from bloomery.core.config import Input
@@ -44,7 +45,6 @@ from bloomery.core.errors import Preempted
 from bloomery.core.files import Quarantine
 from bloomery.core.metrics import MetricLog, say, shorten
 from bloomery.data.stream import samples
-from bloomery.generate.engine import Engine
 from bloomery.generate.sampling import AS_IS, GREEDY
 from bloomery.losses.advantage import ADVANTAGE, gae, token_rewards, whiten, without_spread
 from bloomery.model.adapt import adapt
@@ -253,8 +253,9 @@ def run(config: Config, out: Path, *, dictated: Source | None = None) -> dict:
     control = Control(config.kl, config.alarms, patience=config.patience, saved=saved and saved["rl"])
     how, room = config.sampling.how, config.sampling.max_tokens
     longest = max(len(one.prompt) for one in (*asked, *held_out)) + room
-    engine = Engine(policy, renderer.tokenizer, slots=max(config.slots, config.samples, config.look.samples),
-                    context=min(policy.config.context, longest))
+    engine = BACKENDS[config.rollout.backend](
+        config.rollout, policy, renderer.tokenizer, out / "served", context=min(policy.config.context, longest),
+        slots=max(config.slots, config.samples, config.look.samples), team=team)
     actor = Actor(engine, renderer, how, samples=config.samples, max_tokens=room, seed=config.seed, world=world,
                   team=team)
     terms = Terms(config, config.kl.estimator, config.kl.corrected, config.kl.place == "loss", how,

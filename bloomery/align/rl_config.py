@@ -12,6 +12,7 @@ from bloomery.align.look import LookConfig
 from bloomery.align.policy_objective import SurrogateConfig
 from bloomery.align.ptx import PtxConfig
 from bloomery.align.rewards import RewardsConfig
+from bloomery.align.served import RolloutConfig
 from bloomery.align.spoken import cuts
 from bloomery.core.config import Free
 from bloomery.core.errors import ConfigError
@@ -54,7 +55,8 @@ class LearnerConfig(SurrogateConfig, TuningConfig):
     look: LookConfig = LookConfig()
     adapt: AdaptConfig = AdaptConfig()
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-5)
-    slots: Annotated[int, Free()] = Field(32, gt=0, description="answers drawn side by side")
+    slots: Annotated[int, Free()] = Field(64, gt=0, description="answers drawn side by side")
+    rollout: RolloutConfig = RolloutConfig()
 
     @property
     def updates(self) -> int:

@@ -8,7 +8,7 @@ import heapq
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite
 
 import numpy as np
@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bloomery.core.errors import Defect
+from bloomery.core.metrics import shorten
 from bloomery.core.records import unit_hash
-from bloomery.curate.edits import Edits
+from bloomery.curate.edits import Edits, in_bytes
+from bloomery.curate.offending import offending
 
 TOKEN_BYTES = 4                     # English text in a vocabulary of 32k to 100k
 SAMPLES = 50                        # documents shown of each rule
@@ -84,9 +86,9 @@ class Ledger:
                 continue
             entry = [-far, -unit_hash(f"{ids[row]}\t{sources[row]}", kind)]
             if len(heap) < SAMPLES or entry >= heap[0][:2]:
-                here = np.flatnonzero(marks.row == row)
-                text, spans = excerpt(batch.column("text")[row].as_py(), [
-                    (int(marks.start[place]), int(marks.stop[place])) for place in here])
+                here, text = np.flatnonzero(marks.row == row), batch.column("text")[row].as_py()
+                spans = [(int(marks.start[place]), int(marks.stop[place])) for place in here]
+                text, spans = excerpt(text, spans or list(in_bytes(text, offending(kind, text))))
                 shown = {"id": ids[row].as_py(), "source": sources[row].as_py(), "text": text, "spans": spans}
                 shown |= {"value": float(values[row])} if values is not None else {}
                 shown |= {"becomes": [marks.text[place] for place in here]} if any(marks.text) else {}
@@ -132,7 +134,7 @@ def group_of(source: str) -> str:
 def excerpt(text: str, spans: list[tuple[int, int]]) -> tuple[str, list[list[int]]]:
     """`EXCERPT` bytes around the first span, and the spans in it as characters of the excerpt."""
     content = text.encode("utf-8")
-    begin = max(spans[0][0] - BEFORE, 0) if spans else 0
+    begin = max(min(start for start, _ in spans) - BEFORE, 0) if spans else 0
     while begin and content[begin] & 0xC0 == 0x80:
         begin -= 1
     shown = content[begin:begin + EXCERPT].decode("utf-8", "ignore")
@@ -180,6 +182,33 @@ def funnel(ledger: Ledger, steps: Iterable[str]) -> list[dict]:
     return entries
 
 
+def table(entries: list[dict], read: tuple[int, int], bad: int) -> Iterator[str]:
+    """The funnel as lines of text: what each rule took, of what had come to it and of all, in documents and bytes."""
+    width = max([len(f"{e['step']}.{reason}") for e in entries for reason in e["reasons"]] + [20])
+
+    def line(name: str, documents: int, size: int, *shares: float) -> str:
+        percent = "".join(f"{100 * share:8.1f} %" for share in shares).rjust(20)
+        return f"  {name:{width}}  {documents:>12,}{percent}{shorten(size):>9}{shorten(int(size / TOKEN_BYTES)):>9}"
+
+    yield f"  {'':{width}}     documents   of these    of all    bytes   tokens"
+    yield line("read", *read)
+    left = read
+    for entry in entries:
+        for reason, lost in entry["reasons"].items():
+            yield line(f"{entry['step']}.{reason}", -lost["documents"], -lost["bytes"],
+                       lost["documents"] / max(left[0], 1), lost["documents"] / max(read[0], 1))
+        if "edited" in entry:
+            edited = entry["edited"]
+            yield f"  {entry['step']:{width}}  {edited['spans']:,} edits in {edited['documents']:,} documents, " \
+                  f"{shorten(-edited['net_bytes'])} bytes"
+        left = entry["documents_left"], entry["bytes_left"]
+    yield line("kept", *left, left[0] / max(read[0], 1))
+    if idle := [entry["step"] for entry in entries if not entry["reasons"] and "edited" not in entry]:
+        yield f"  nothing was taken by {', '.join(idle)}"
+    if bad:
+        yield f"  {bad:,} rows were no documents: quarantine.jsonl"
+
+
 def by_source(ledger: Ledger) -> dict[str, dict[str, int]]:
     """Documents and bytes read and kept of every source: the mixture before and after."""
     found: dict[str, dict[str, int]] = {}
@@ -203,16 +232,3 @@ def alarms(ledger: Ledger, steps: Iterable[str]) -> list[dict]:
         left.subtract(removed)
     return found
 
-
-def histogram(values: np.ndarray, limits: tuple[float, float], bins: int = 200) -> Mapping:
-    """Counts in equal bins between the 0.1 % and 99.9 % quantiles, stretched to the limits, and those outside."""
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return {}
-    low, high = np.quantile(values, (0.001, 0.999))
-    bounds = [limit for limit in limits if isfinite(limit) and abs(limit) <= 4 * max(abs(low), abs(high), 1e-9)]
-    low, high = min([low, *bounds]), max([high, *bounds])
-    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
-    counts, _ = np.histogram(values, edges)
-    return {"low": float(edges[0]), "high": float(edges[-1]), "counts": counts.tolist(),
-            "below": int((values < edges[0]).sum()), "above": int((values > edges[-1]).sum())}

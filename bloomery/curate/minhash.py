@@ -21,7 +21,7 @@ from bloomery.curate.native import kernel
 from bloomery.curate.scan import buffers
 from bloomery.curate.signatures import permutations, signatures, units_of
 from bloomery.curate.step import Findings, Gathered
-from bloomery.curate.survivors import Survival, ranks, standing, told
+from bloomery.curate.survivors import Survival, ranks, standing, survivors, told
 from bloomery.text.tokenizer import load_tokenizer
 
 MOST = 256                      # documents that stay a bucket with which a new one is compared
@@ -92,7 +92,7 @@ class NearDuplicates:
         found = buckets(band_keys(gathered["signature"], self.bands, self.rows), gathered["units"] > 0)
         head, similarity = LINKAGES[self.options.linkage](self, gathered, found, rank)
         return Findings(["near_duplicate" if one else None for one in head != np.arange(len(head))],
-                        {"near_duplicate_of": head, "near_duplicate_similarity": similarity},
+                        {"near_duplicate_of": survivors(head, gathered), "near_duplicate_similarity": similarity},
                         account=told(head, gathered))
 
     @property

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice, pairwise
+from itertools import islice
 
 from bloomery.curate.characters import TERMINAL, classes
 from bloomery.curate.heuristics import HEADER, MARKER
@@ -73,11 +73,10 @@ def unlettered(text: str) -> Iterator[Span]:
 
 def unended(text: str) -> Iterator[Span]:
     """The last words of lines that do not end a sentence."""
-    for _, stop in matches(LINE, text):
-        last = text[:stop].rstrip()
-        if last and not classes()[ord(last[-1])] & TERMINAL:
-            start = max(last.rfind(space, 0) for space in (" ", "\n", "\t")) + 1
-            yield start, len(last)
+    for start, stop in matches(LINE, text):
+        line = text[start:stop].rstrip()
+        if line and not classes()[ord(line[-1])] & TERMINAL:
+            yield start + len(line) - len(line.split()[-1]), start + len(line)
 
 
 def short(text: str) -> Iterator[Span]:

@@ -11,16 +11,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import parquet
 
 from bloomery.core.files import parquet_writer
-from bloomery.curate.account import histogram
 from bloomery.curate.decisions import spooled
+from bloomery.curate.distribution import Ranges
 from bloomery.curate.sieve import DROPPED, NUMBER
 from bloomery.curate.step import SCHEMA
 
 GROUP_DOCUMENTS, GROUP_BYTES = 8192, 1 << 24                # a row group ends at whichever comes first
-Ranges = dict[str, tuple[float, float]]                     # "step.rule": low, high
 
 
 def write_documents(parts: list[Path], path: Path) -> None:
@@ -89,13 +87,6 @@ def statistics(parts: tuple[Path, ...]) -> pa.Table:
     return pa.table({}) if whole is None else whole.drop_columns([NUMBER])
 
 
-def histograms(path: Path, ranges: Ranges) -> dict[str, dict]:
-    """How the documents lie over each statistic that a rule limits."""
-    names = parquet.read_schema(path).names
-    return {name: histogram(parquet.read_table(path, columns=[name]).column(0).drop_null().to_numpy(), limits)
-            for name, limits in ranges.items() if name in names}
-
-
 def every(parts: list[Path], name: str) -> Iterator[pa.RecordBatch]:
     for part in parts:
         yield from spooled(part / f"{name}.arrow")
@@ -123,15 +114,3 @@ def groups(batches: Iterator[pa.RecordBatch | pa.Table]) -> Iterator[pa.Table]:
         waiting.append(table.slice(start))
     if documents:
         yield pa.concat_tables(waiting)
-
-
-def labels(path: Path, most: int = 200) -> dict[str, dict[str, int]]:
-    """How often each value of a label (language, quality bucket) occurs among the documents, where they are few."""
-    found = {}
-    for name in parquet.read_schema(path).names:
-        if name not in (*SCHEMA.names, "url"):
-            counts = parquet.read_table(path, columns=[name]).column(0).value_counts().to_pylist()
-            counts.sort(key=lambda entry: (-entry["counts"], str(entry["values"])))
-            if len(counts) <= most:
-                found[name] = {str(entry["values"]): entry["counts"] for entry in counts}
-    return found

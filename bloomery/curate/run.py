@@ -2,7 +2,8 @@
 
 Every document read is either in `documents.parquet` or in `dropped.parquet` with its step and reason; every row that
 was no document is in `quarantine.jsonl`.  `statistics.parquet` has what was measured of all documents, `curation.json`
-the counts, `samples.json` documents to look at, `throughput.json` how long it took, which alone differs between runs.
+the counts, `histograms.json` what other limits would keep, `samples.json` documents to look at, `throughput.json` how
+long it took, which alone differs between runs.
 
 Input is cut into jobs, steps into passes (`sift.py`); jobs run on threads or on Ray, steps that need all documents
 decide between two passes.  Output depends on neither, nor on batches: killed and run again, it is the same to the byte.
@@ -31,6 +32,7 @@ from bloomery.curate.c4 import C4, LineRules
 from bloomery.curate.classifier import Classify, Quality
 from bloomery.curate.contamination import Decontaminated, Decontamination
 from bloomery.curate.decisions import decide
+from bloomery.curate.distribution import histograms, mix
 from bloomery.curate.exact import Addresses, Equality, Exact, Repeated, Repeats, Sentences
 from bloomery.curate.fineweb import FineWeb, fineweb_statistics
 from bloomery.curate.heuristics import Generated, Gopher, Heuristic, generated_statistics, quality_statistics
@@ -244,8 +246,9 @@ def write(config: Config, out: Path, steps: Steps, parts: list[list[Path]], ledg
         "passed_over": told["passed_over"], "encodings": told["encodings"], "steps": entries, "alarms": alarms,
         "rules": {name: [str(value) if abs(value) == float("inf") else value for value in limits]
                   for name, limits in ranges.items()},
-        "sources": account.by_source(ledger), "labels": output.labels(out / "documents.parquet"),
-        "histograms": output.histograms(out / "statistics.parquet", ranges)}, indent=1, ensure_ascii=False))
+        "sources": account.by_source(ledger),
+        "mix": mix(out / "statistics.parquet", out / "documents.parquet")}, indent=1, ensure_ascii=False))
+    write_atomic(out / "histograms.json", json.dumps(histograms(out / "statistics.parquet", ranges)))
     write_atomic(out / "samples.json", json.dumps(ledger.shown(), indent=1, ensure_ascii=False))
     counts = report(entries, read, bytes_read, len(quarantine), alarms)
     return {"documents_read": read, "documents_kept": kept, "bytes_read": bytes_read, "bytes_kept": bytes_kept,
@@ -253,15 +256,12 @@ def write(config: Config, out: Path, steps: Steps, parts: list[list[Path]], ledg
 
 
 def report(entries: list[dict], read: int, bytes_read: int, bad: int, alarms: list[dict]) -> dict[str, int]:
-    """Say what each step dropped; documents by reason."""
+    """Say what each rule dropped; documents by reason."""
     counts: Counter = Counter()
-    say(f"  curate: {read} documents, {bytes_read / 1e6:.1f} MB read, {bad} rows quarantined")
+    for line in account.table(entries, (read, bytes_read), bad):
+        say(line)
     for entry in entries:
         counts.update({reason: lost["documents"] for reason, lost in entry["reasons"].items()})
-        lost = ", ".join(f"{reason} {lost['documents']}" for reason, lost in entry["reasons"].items()) or "nothing"
-        edited = f", edited {entry['edited']['documents']}" if "edited" in entry else ""
-        say(f"  {entry['step']}: dropped {lost}{edited}; {entry['documents_left']} left, "
-            f"{entry['bytes_left'] / 1e6:.1f} MB")
     for alarm in alarms[:10]:
         say(f"  look at {alarm['source']}: {alarm['step']} removed {alarm['share']:.0%} of it, "
             f"{alarm['documents']} documents")

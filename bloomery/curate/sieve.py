@@ -61,7 +61,7 @@ class Sieve:
             values = np.asarray(values)
             is_label = values.dtype.kind in "UO"
             self.columns[column if is_label else f"{name}.{column}"] = self.rows[rows], values
-            if is_label or scores:
+            if is_label or scores and values.dtype.kind != "S":
                 self.batch = with_column(self.batch, column, spread(rows, values, self.batch.num_rows))
 
     def settle(self, write: Write) -> None:
@@ -116,14 +116,15 @@ class Sieve:
 
 
 def spread(rows: np.ndarray, values: np.ndarray, count: int) -> pa.Array:
-    """Values of some of `count` rows, null in the others."""
+    """Values of some of `count` rows, null in the others; bytes are text that is no label."""
     if values.dtype.kind in "UO":
         full = np.full(count, None, object)
         full[rows] = values
         return pa.array(full.tolist(), pa.string())
     full, unseen = np.zeros(count, values.dtype), np.ones(count, bool)
     full[rows], unseen[rows] = values, False
-    return pa.array(full, mask=unseen)
+    found = pa.array(full, mask=unseen)
+    return found.cast(pa.string()) if values.dtype.kind == "S" else found
 
 
 def with_column(batch: pa.RecordBatch, name: str, column: pa.Array) -> pa.RecordBatch:

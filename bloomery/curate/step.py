@@ -29,9 +29,10 @@ SCHEMA = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("source",
 class Findings:
     """What a step finds in N documents.
 
-    `columns` are arrays of N: numbers go to the statistics table, text (a label, as `language`) also stays with the
-    document and is seen by later steps.  `edits` are applied to documents that are kept; `marks` are spans that show
-    why a document was dropped.  `account` is what a global step has to tell beyond counts (its largest clusters).
+    `columns` are arrays of N: numbers go to the statistics table, and so do bytes (the id of another document); text
+    (a label, as `language`) also stays with the document and is seen by later steps.  `edits` are applied to documents
+    that are kept; `marks` are spans that show why a document was dropped.  `account` is what a global step has to tell
+    beyond counts (its largest clusters).
     """
 
     reasons: list[str | None]

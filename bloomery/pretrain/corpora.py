@@ -201,9 +201,10 @@ def writes(config: CorpusConfig, tokenizer: Tokenizer | None, context: int) -> P
 
 
 def drawn(made: TokenStream, steps: int) -> dict[str, float]:
-    """`samples/web`, `epochs/web` and so on: what a run of `steps` steps has read of every domain."""
+    """`planned/web`, `samples/web`, `epochs/web`: the share of every domain, and what `steps` steps have read of it."""
     counts = {name: pair for name, pair in made.drawn(steps).items() if name}
-    return {f"samples/{name}": samples for name, (samples, _) in counts.items()} | \
+    return {f"planned/{domain.name}": domain.share for domain in made.domains if domain.name} | \
+           {f"samples/{name}": samples for name, (samples, _) in counts.items()} | \
            {f"epochs/{name}": epochs for name, (_, epochs) in counts.items()}
 
 

@@ -16,13 +16,15 @@ from pydantic import Field
 from bloomery.core.artifacts import Artifact, open_artifact, write_atomic
 from bloomery.core.config import Input, Settings
 from bloomery.core.errors import ConfigError
-from bloomery.core.metrics import read_metrics
-from bloomery.report import findings, samples
+from bloomery.core.metrics import read_metrics, shorten
+from bloomery.report import curation, findings, samples
 from bloomery.report.cards import card
 from bloomery.report.charts import finite, is_number, plotly_javascript, read_log, training_charts
+from bloomery.report.comparison import comparisons
 from bloomery.report.graph import graph, in_order
 
 PAGE = Path(__file__).parent / "page"
+STYLES, SCRIPTS = ("page.css", "curation.css"), ("page.js", "curation.js")
 MOST_BYTES = 8_000_000              # of the page; plotly.js is 4.8 million of them
 TEXT_LIMITS = (4000, 1500, 500, 150)    # characters of one sample: the first that keeps the page below MOST_BYTES
 SHOWN = ("stage", "verb", "hash", "version", "attempts", "peak_memory_gb")
@@ -40,18 +42,18 @@ def run(config: Config, out: Path) -> dict:
     if not config.runs:
         raise ConfigError("a report of nothing", where="report.runs", hint='name finished stages: runs = ["@pretrain"]')
     stages = read_stages([open_artifact(Path(folder)) for folder in config.runs])
-    curations = [c for c in (curation(stage) for stage in stages) if c]
+    told = {name: [found for s in stages if (found := read(s))] for name, read in curation.NUMBERS.items()}
     numbers = flat_metrics(stages)
-    kept = next(((c["kept"], c["read"]) for c in curations), None)
+    kept = next(((c["kept"], c["read"]) for c in told["curation"]), None)
     sentence, tiles = findings.headline(numbers, kept, len(stages), sum(s["seconds"] for s in stages))
     marks = {name: value for name, value in ((label.removeprefix("a "), findings.find(numbers, key))
                                              for key, label in findings.RIVALS) if value is not None}
     content = clean({"title": config.title or "A bloomery report", "sentence": sentence, "tiles": tiles,
                      "stages": [{key: value for key, value in stage.items() if key != "folder"} for stage in stages],
-                     "curation": curations, "training": [t for t in (training(s, marks) for s in stages) if t],
+                     **told, "training": comparisons(stages) + [t for t in (training(s, marks) for s in stages) if t],
                      "cards": [{"stage": s["label"], **found} for s in stages if (found := card(s["folder"]))]})
     texts = {name: [(s["label"], found) for s in stages if (found := read(s["folder"]))]
-             for name, read in samples.TEXTS.items()}
+             for name, read in (curation.TEXTS | samples.TEXTS).items()}
     for limit in TEXT_LIMITS:
         page = render(content, texts, limit)
         if len(page) <= MOST_BYTES:
@@ -110,41 +112,6 @@ def flat_metrics(stages: list[dict]) -> dict[str, object]:
     return found
 
 
-def curation(stage: dict) -> dict | None:
-    """The waterfall of one curation: what was read, what each reason took away, what is left.
-
-    What the reasons do not explain is a bar of its own: quarantined rows, bytes that edits took out of kept documents.
-    """
-    record = samples.read_json(stage["folder"] / "curation.json")
-    if not record:
-        return None
-    read, kept = (record["read"], record["bytes_read"]), (record["kept"], record["bytes_kept"])
-    left, bars, idle = read, [], []
-
-    def take(name: str, step: str, amount: tuple[int, int]) -> None:
-        nonlocal left
-        if any(amount):
-            left = (left[0] - amount[0], left[1] - amount[1])
-            bars.append({"name": name, "step": step, "documents": amount[0], "bytes": amount[1],
-                         "documents_left": left[0], "bytes_left": left[1]})
-
-    removed = sum(r["documents"] for step in record["steps"] for r in step["reasons"].values())
-    if record.get("quarantined") and read[0] - removed - kept[0] == record["quarantined"]:
-        first = record["steps"][0] if record["steps"] else None
-        gone = sum(r["bytes"] for r in first["reasons"].values()) if first else 0
-        take("quarantined", "reading", (record["quarantined"],
-                                        max(0, read[1] - (first["bytes_left"] + gone if first else kept[1]))))
-    for step in record["steps"]:
-        before = len(bars)
-        for reason, amount in step["reasons"].items():
-            take(reason, step["step"], (amount["documents"], amount["bytes"]))
-        take("edited in place", step["step"], (left[0] - step["documents_left"], left[1] - step["bytes_left"]))
-        idle += [step["step"]] if len(bars) == before else []
-    take("not explained", "", (left[0] - kept[0], left[1] - kept[1]))
-    return {"stage": stage["label"], "read": read[0], "bytes_read": read[1], "kept": kept[0], "bytes_kept": kept[1],
-            "quarantined": record.get("quarantined", 0), "bars": bars, "idle": idle}
-
-
 def training(stage: dict, marks: dict[str, float]) -> dict | None:
     """Charts and sentences of one stage that logged its steps; None for the others.
 
@@ -179,18 +146,25 @@ def lineage(stages: list[dict], *, across: bool) -> dict:
 def render(content: dict, texts: dict, limit: int) -> bytes:
     """The page as UTF-8; `limit` is how many characters of a sampled text are shown."""
     environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "size": size, "duration": findings.duration,
+    environment.filters |= {"number": number, "size": size, "short": shorten, "duration": findings.duration,
                             "clip": lambda text: clip(text, limit),
+                            "clipped": lambda pieces: curation.clipped(pieces, limit),
                             "line": lambda text: " ".join(text[:400].split())[:160],
                             "json": lambda value: json.dumps(value, ensure_ascii=False)}
-    scripts = [plotly_javascript(), (PAGE / "page.js").read_text(encoding="utf-8")]
+    scripts = [plotly_javascript(), files(SCRIPTS)]
     graphs = [(name, lineage(content["stages"], across=name == "across")) for name in ("across", "down")]
     html = environment.get_template("page.html").render(
-        **content, **texts, graphs=graphs,
-        style=Markup((PAGE / "page.css").read_text(encoding="utf-8")), scripts=[Markup(s) for s in scripts],
+        **content, **texts, graphs=graphs, kinds=curation.KINDS,
+        style=Markup(files(STYLES)), scripts=[Markup(s) for s in scripts],
         hashes=[b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts],
-        data=Markup(json.dumps(content["training"], separators=(",", ":")).replace("<", "\\u003c")))
+        data=Markup(json.dumps({key: content[key] for key in ("training", "curation")},
+                               separators=(",", ":")).replace("<", "\\u003c")))
     return encode(html)
+
+
+def files(names: tuple[str, ...]) -> str:
+    """Parts of the page, one after another."""
+    return "".join((PAGE / name).read_text(encoding="utf-8") for name in names)
 
 
 def encode(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Texts worth reading: dropped documents, quarantined rows, training examples, answers side by side.
+"""Texts worth reading: quarantined rows, training examples, answers side by side.
 
 All of them are samples of bounded size, drawn by hash and therefore the same in every run; how many there were is
 always said.  Nothing here is trusted: the page escapes every text.
@@ -6,16 +6,10 @@ always said.  Nothing here is trusted: the page escapes every text.
 
 import json
 from collections.abc import Iterator
-from heapq import heappush, heappushpop
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from bloomery.core.errors import InputError
-from bloomery.core.records import unit_hash
 
-PER_REASON = 40
 PER_KIND = 3
 QUARANTINED = 100
 ANSWERS = 40
@@ -49,32 +43,6 @@ def read_lines(path: Path) -> Iterator[dict]:
 def damaged(path: Path, error: Exception, place: str = "") -> InputError:
     return InputError("a stage's file cannot be read", where=f"{path}{place}", why=str(error),
                       hint="`bloomery verify` names damaged outputs; remove that folder and run the recipe again")
-
-
-def dropped(folder: Path) -> list[dict]:
-    """Dropped documents by reason, the most frequent first, each with a random sample that depends on ids alone."""
-    path = folder / "dropped.parquet"
-    if not path.is_file():
-        return []
-    totals: dict[tuple[str, str], int] = {}
-    samples: dict[tuple[str, str], list] = {}
-    try:
-        for batch in pq.ParquetFile(path).iter_batches(columns=["id", "source", "reason", "step", "text"]):
-            names, reasons, steps = (batch.column(name).to_pylist() for name in ("id", "reason", "step"))
-            sources, texts = batch.column("source"), batch.column("text")
-            for i, (name, reason) in enumerate(zip(names, zip(reasons, steps))):
-                totals[reason] = totals.get(reason, 0) + 1
-                heap, rank = samples.setdefault(reason, []), -unit_hash(str(name), "report")
-                if len(heap) < PER_REASON or rank > heap[0][0]:
-                    row = {"id": name, "source": sources[i].as_py(), "text": texts[i].as_py() or ""}
-                    push = heappush if len(heap) < PER_REASON else heappushpop
-                    push(heap, (rank, totals[reason], row))     # the total settles equal ids by their order
-    except (pa.ArrowException, KeyError, OSError) as error:
-        raise damaged(path, error) from None
-    ordered = sorted(totals, key=lambda reason: (-totals[reason], str(reason)))
-    return [{"reason": reason, "step": step, "total": totals[reason, step],
-             "documents": [row for *_, row in sorted(samples[reason, step], key=lambda item: (-item[0], item[1]))]}
-            for reason, step in ordered]
 
 
 def quarantine(folder: Path) -> dict:
@@ -135,4 +103,4 @@ def answers(folder: Path) -> dict:
     return {"rows": shown, "total": len(rows)} if rows else {}
 
 
-TEXTS = {"dropped": dropped, "quarantine": quarantine, "examples": examples, "answers": answers}
+TEXTS = {"quarantine": quarantine, "examples": examples, "answers": answers}

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from bloomery.core.records import Document
 from bloomery.curate import jobs, output, reading, run, sift
@@ -59,7 +60,7 @@ def small_jobs(monkeypatch):
 def test_output_does_not_depend_on_workers_batches_or_row_groups_of_work(corpus, tmp_path, small_jobs, monkeypatch):
     first = curated(corpus, tmp_path / "serial", engine="serial")
     assert set(first) == {"documents.parquet", "dropped.parquet", "statistics.parquet", "curation.json", "samples.json",
-                          "quarantine.jsonl"}
+                          "histograms.json", "quarantine.jsonl"}
     assert curated(corpus, tmp_path / "threads", workers=3) == first
     monkeypatch.setattr(reading, "BATCH_DOCUMENTS", 7)
     assert curated(corpus, tmp_path / "small", workers=2) == first
@@ -182,13 +183,13 @@ def test_a_global_step_sees_all_documents_and_its_edits_are_applied(tmp_path, mo
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     (tmp_path / "out").mkdir()
     metrics = run.run(Config(source=str(tmp_path), steps=["shortest"]), tmp_path / "out")
-    rows = output.parquet.read_table(tmp_path / "out" / "documents.parquet").to_pylist()
+    rows = parquet.read_table(tmp_path / "out" / "documents.parquet").to_pylist()
     assert [row["text"] for row in rows] == ["zz longest of all", "middle", "more"]
     assert metrics["dropped/shortest"] == 1 and metrics["bytes_read"] == metrics["bytes_kept"] + 1 + 1
     account = json.loads((tmp_path / "out" / "curation.json").read_text())
     assert account["steps"][0]["found"] == {"longest": 18}
     assert account["steps"][0]["edited"] == {"documents": 1, "spans": 1, "bytes": 1, "net_bytes": 1}
-    statistics = output.parquet.read_table(tmp_path / "out" / "statistics.parquet").to_pylist()
+    statistics = parquet.read_table(tmp_path / "out" / "statistics.parquet").to_pylist()
     assert [row["shortest.rank"] for row in statistics] == [3, 0, 2, 1]
     alone = decide_alone(Shortest(), [batch_of([Document("1", "zz"), Document("2", "a")])])
     assert alone.reasons == [None, "shortest"]

@@ -27,7 +27,8 @@ def test_the_first_of_equal_texts_stays_across_batches():
     found = decide_alone(Exact(), [batch("one two", "one  two\n", "One two"), batch("\tone two", "four")])
     assert found.reasons == [None, "exact_duplicate", None, "exact_duplicate", None]
     assert found.account["sizes"] == {"3": 1}
-    assert [member["row"] for member in found.account["largest"][0]["members"]] == [0, 1, 3]
+    assert [member["text"] for member in found.account["largest"][0]["members"]] == [
+        "one two", "one  two\n", "\tone two"]
 
 
 def test_each_run_forgets():

@@ -56,12 +56,13 @@ def test_what_is_written_of_every_document(corpus, tmp_path):
     short = statistics.to_pylist()[40]
     assert short["dropped"] == "gopher.word_count" and short["gopher.word_count"] == 2 and short["exact.reason"] == ""
     assert statistics.to_pylist()[41]["gopher.word_count"] is None          # a duplicate: no later step has seen it
-    account, samples = (json.loads((out / f"{name}.json").read_text()) for name in ("curation", "samples"))
+    account, samples, histograms = (json.loads((out / f"{name}.json").read_text())
+                                    for name in ("curation", "samples", "histograms"))
     assert account["sources"] == {"corpus.jsonl": {"documents_read": 45, "documents_kept": 40,
                                                    "bytes_read": account["bytes_read"],
                                                    "bytes_kept": account["bytes_kept"]}}
     assert account["rules"]["gopher.word_count"] == [50, 100000]
-    assert sum(account["histograms"]["gopher.word_count"]["counts"]) == 41      # all that lived to be looked at
+    assert sum(histograms["gopher.word_count"]["counts"]) == 42      # all that lived to be looked at
     (shown,) = samples["dropped"]["gopher.word_count"]
     assert shown["text"] == "too short" and shown["source"] == "corpus.jsonl:41"
     assert len(samples["borderline"]["gopher.word_count"]) == 40

@@ -2,7 +2,7 @@
 // Draws the charts, sorts and filters the tables, switches the theme. Data comes from the page itself and is never markup.
 
 const root = document.documentElement;
-const training = JSON.parse(document.getElementById("data").textContent);
+const { training, curation } = JSON.parse(document.getElementById("data").textContent);
 const choice = { axis: "step", scale: "linear" };
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 const colour = name => getComputedStyle(root).getPropertyValue(name).trim();
