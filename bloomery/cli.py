@@ -270,7 +270,9 @@ def add_verb(verb: str, stage: Stage) -> None:
         if "--json" in context.args:
             print_json(made.record)
         else:
-            rows = [[key, shown.number(value)] for key, value in made.metrics.items()]
+            told = (made.folder / "dropped.parquet").is_file()      # curation has said them, as a funnel
+            rows = [[key, shown.number(value)] for key, value in made.metrics.items()
+                    if not (told and key.startswith("dropped/"))]
             shown.terminal().print(shown.table("metric", "value", rows=rows))
             say(f"written to {made.folder} in {made.record['seconds']:.1f} s")
 

@@ -59,7 +59,7 @@ class Collection:
     """
 
     def __init__(self, texts: Sequence[str], index: BM25, *, plain: bool = False, model: str = "",
-                 pooling: str = "mean", vectors: np.ndarray | None = None, centre: np.ndarray | None = None):
+                 pooling: str = "", vectors: np.ndarray | None = None, centre: np.ndarray | None = None):
         self.texts, self.index, self.plain, self.model, self.pooling = texts, index, plain, model, pooling
         self.vectors, self.centre = vectors, centre
 
@@ -126,7 +126,7 @@ class Collection:
 
 
 def collect(texts: Sequence[str], *, variant: str = "lucene", k1: float = 1.5, b: float = 0.75, plain: bool = False,
-            model: str = "", pooling: str = "mean") -> Collection:
+            model: str = "", pooling: str = "") -> Collection:
     """Index texts, and embed them where there is a model."""
     split = words if plain else terms
     try:

@@ -5,18 +5,17 @@ from collections import Counter
 from itertools import islice
 from pathlib import Path
 
-import pyarrow.parquet as pq
-from rich.console import Console, Group
+from rich.console import Console
 from rich.text import Text
 
 from bloomery.anatomy import describe, network, show_model, show_network, weight_files
 from bloomery.console import number, print_outcome, table, terminal
 from bloomery.core.artifacts import file_names, is_done, open_artifact
-from bloomery.core.config import nearest
 from bloomery.core.errors import InputError
 from bloomery.core.files import Quarantine, rows
 from bloomery.core.records import Conversation, Message, Preference, Problem, Ranking, Rating
 from bloomery.data import formats
+from bloomery.documents import document, show_curation, show_shards
 from bloomery.lessons import context_of, dialogue, pair_text, show_batch, show_pairs
 from bloomery.losses.preference import UNPAIRED
 from bloomery.model.hub import located
@@ -24,8 +23,6 @@ from bloomery.model.seq2seq_files import is_seq2seq
 from bloomery.recipe import resolve
 from bloomery.stages import STAGES
 from bloomery.text.chat import Renderer, load_renderer
-
-EXCERPT = 280                   # characters of a document
 
 
 def show(path: Path, *, tokenizer: Path | None, count: int, reason: str = "", template: str = "auto") -> None:
@@ -51,7 +48,7 @@ def show(path: Path, *, tokenizer: Path | None, count: int, reason: str = "", te
 
 
 def show_folder(path: Path, out: Console, count: int, tokenizer: Path | None, reason: str, template: str) -> bool:
-    """Everything known of a folder: its stage, model, documents and rows; whether anything was."""
+    """Everything known of a folder: its stage, model, documents, token shards and rows; whether anything was."""
     record = open_artifact(path).record if is_done(path) else None
     files = [path / name for name in ("instructions.jsonl", "preferences.jsonl") if (path / name).is_file()]
     if record:
@@ -60,21 +57,36 @@ def show_folder(path: Path, out: Console, count: int, tokenizer: Path | None, re
         (show_network if is_seq2seq(path) else show_model)(path, out)
     if is_curation := (path / "dropped.parquet").is_file():
         show_curation(path, out, count, reason)
+    if are_shards := (path / "shards.json").is_file():
+        show_shards(path, out, count, tokenizer or made_with(record, path))
     for file in files:
         show_rows(file, out, count, tokenizer, template)
     if record:
         show_lesson(record, path, out, count)
-    return bool(record or is_model or is_curation or files)
+    return bool(record or is_model or is_curation or are_shards or files)
 
 
 def show_stage(record: dict, path: Path, out: Console) -> None:
     out.print(Text(f"{record['stage']}: bloomery {record['verb']}, {record['seconds']} s, hash {record['hash']}, "
                    f"reads {', '.join(record['parents']) or 'no other stage'}", style="bold"))
-    plain = [[key, number(value)] for key, value in record["metrics"].items() if isinstance(value, int | float | str)]
+    told = (path / "dropped.parquet").is_file()                 # the reasons have a table of their own
+    plain = [[key, number(value)] for key, value in record["metrics"].items()
+             if isinstance(value, int | float | str) and not (told and key.startswith("dropped/"))]
     out.print(table("metric", "value", rows=plain))
     places = Counter(name.partition("/")[0] for name in file_names(path))
     files = [name if (path / name).is_file() else f"{name}/ ({many})" for name, many in places.items()]
     out.print(Text(f"files  {', '.join(files)}", style="dim", overflow="fold"))
+
+
+def made_with(record: dict | None, path: Path) -> Path | None:
+    """The tokenizer that a finished stage read, where it still lies."""
+    name = resolve(record["config"], parents(record, path)).get("tokenizer") if record else None
+    return Path(name) if name and (Path(name) / "tokenizer.json").is_file() else None
+
+
+def parents(record: dict, path: Path) -> dict[str, str]:
+    """The folders of the stages that a stage read, by name."""
+    return {name: str(path.parent / f"{name}-{key}") for name, key in record["parents"].items()}
 
 
 # --- what a stage was trained on ----------------------------------------------------------------------------------
@@ -84,8 +96,7 @@ def show_lesson(record: dict, path: Path, out: Console, count: int) -> None:
     draw = LESSONS.get(STAGES[record["verb"]].module if record["verb"] in STAGES else "")
     if not draw:
         return
-    folders = {name: str(path.parent / f"{name}-{key}") for name, key in record["parents"].items()}
-    config = resolve(record["config"], folders)
+    config = resolve(record["config"], parents(record, path))
     if not config.get("data"):                                  # a mixture, of several places
         return
     config |= {name: located(config[name]) for name in ("data", "model")}
@@ -111,40 +122,6 @@ def lesson_of_pairs(config: dict, renderer: Renderer, out: Console, count: int) 
 
 
 LESSONS = {"bloomery.instruct.run": lesson_of_conversations, "bloomery.align.preference": lesson_of_pairs}
-
-
-# --- documents ----------------------------------------------------------------------------------------------------
-
-def show_curation(folder: Path, out: Console, count: int, reason: str) -> None:
-    """Documents dropped by reason, some of them in full, and the first that were kept."""
-    dropped = pq.ParquetFile(folder / "dropped.parquet")
-    reasons = Counter((row["reason"], row["step"]) for row in dropped.read(["reason", "step"]).to_pylist())
-    kept = pq.ParquetFile(folder / "documents.parquet")
-    total = reasons.total() + kept.metadata.num_rows
-    known = sorted({name for name, _ in reasons})
-    if reason and reason not in known:
-        near = nearest(reason, known)
-        raise InputError(f"nothing was dropped for the reason {reason}", where=str(folder),
-                         hint=f"did you mean {near}?" if near else f"one of {', '.join(known)}" if known else "")
-    if reasons:
-        out.print(table("dropped for", "by step", "documents", "share", rows=[
-            [name, step, str(many), f"{many / total:.1%}"] for (name, step), many in reasons.most_common()]))
-    each = count if reason else -(-count // max(len(known), 1))
-    for name in [reason] if reason else [name for (name, _), _ in reasons.most_common()]:
-        out.print(Text(f"\ndropped for {name}", style="bold red"))
-        found = (row for batch in dropped.iter_batches() for row in batch.to_pylist() if row["reason"] == name)
-        for row in islice(found, each):
-            out.print(document(row))
-    if not reason:
-        out.print(Text(f"\nkept {kept.metadata.num_rows} of {total}", style="bold green"))
-        for row in next(kept.iter_batches(batch_size=count)).to_pylist() if kept.metadata.num_rows else []:
-            out.print(document(row))
-
-
-def document(row: dict) -> Group:
-    text = " ".join(row["text"].split())
-    return Group(Text(row["source"], style="cyan"),
-                 Text(text if len(text) <= EXCERPT else text[:EXCERPT] + f" ... ({len(row['text'])} characters)"))
 
 
 # --- data files ---------------------------------------------------------------------------------------------------
@@ -180,7 +157,7 @@ def show_rows(path: Path, out: Console, count: int, tokenizer: Path | None, temp
             out.print(dialogue(record.prompt))
             out.print(Text(f"answer  {record.answer or 'none'}", style="bold"))
         else:
-            out.print(document({"source": record.source, "text": record.text}))
+            out.print(document({"source": record.source, "text": record.text}, [], out))
         out.print()
     for entry in quarantine.entries[:count]:
         out.print(Text(f"{entry['where']}: set aside: {entry['why']}", style="red"))

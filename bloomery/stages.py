@@ -125,6 +125,8 @@ STAGES = {
                       "bloomery classify model=encoder data=reviews.tsv steps=500 out=classifier"),
     "qa": Stage("bloomery.finetune.extract", "Fine-tune to find answers in texts: SQuAD, with and without answers.",
                 "bloomery qa model=encoder data=squad.json steps=500 out=reader"),
+    "embed": Stage("bloomery.finetune.embed", "Learn vectors of texts from pairs that belong together, for search.",
+                   "bloomery embed model=encoder data=pairs.jsonl steps=500 out=retriever"),
     "sft": Stage("bloomery.instruct.run", "Teach a model to answer, from conversations.",
                  "bloomery sft model=base data=facts steps=200 out=assistant"),
     "seq2seq": Stage("bloomery.finetune.seq2seq", "Learn to write a target for a source: translation, summaries.",

@@ -1,6 +1,7 @@
 """`bloomery show`: what is in a run's folder, a stage's, a model's, a data file."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from safetensors.torch import load_file
 
 from bloomery import cli, lessons
 from bloomery.core.records import Message, Preference
+from bloomery.curate.offending import offending
 from bloomery.data.batch import forest, sequence
+from bloomery.documents import document
 from bloomery.text.chat import Renderer
 from bloomery.text.tokenizer import load_tokenizer
 
@@ -48,8 +51,31 @@ def test_documents_and_why_others_were_dropped(shown):
     only = shown("curate", "--reason", "word_count")
     assert "too short" in only and "[bold]brief[/bold]" in only                     # markup untouched
     assert "do not edit" not in only and "kept" not in only.partition("dropped for")[2]
+    assert shown("curate", "--reason", "gopher.word_count").partition("dropped for w")[2] == \
+        only.partition("dropped for w")[2] and "dropped/" not in only
     assert "did you mean word_count?" in shown("curate", "--reason", "word_cuont", code=1)
     assert "--reason is for a curate output" in shown("sft", "--reason", "word_count", code=1)
+
+
+def test_what_a_rule_counts_is_marked_in_a_line():
+    out = Console(color_system=None, width=400)
+    row = {"source": "a.jsonl:1", "text": "x " * 100 + "one\n12  34 two " + "y" * 300}
+    with out.capture() as kept:
+        out.print(document(row, offending("gopher.alphabetic_words", row["text"]), out))
+    assert kept.get().startswith("a.jsonl:1\n... ") and "x one [[12]] [[34]] two yyy" in kept.get()
+    assert kept.get().rstrip().endswith("yy ... (515 characters)")
+
+
+def test_token_shards_are_read_back(shown, in_room, tmp_path):
+    out = shown("shards", "-n", 1)
+    assert re.search(r"train +\d+ +[\d.k]+ +\d\.\d\d", out) and "more tokens)" in out and "|" in out
+    text = out.partition("\nvalidation\n")[2].partition(" ...")[0].replace("|", "").replace("\n", "")
+    assert len(text) > 40 and " the " in text
+    shutil.copytree(next(in_room.glob("shards-*")), tmp_path / "alone")
+    alone = shown(tmp_path / "alone", "-n", 1)
+    assert "--tokenizer FOLDER shows the ids as text" in alone and re.search(r"\n\d+( \d+)+", alone)
+    with_one = shown(tmp_path / "alone", "-n", 1, "--tokenizer", next(in_room.glob("tokenizer-*")))
+    assert with_one.partition("train\n")[2] == out.partition("train\n")[2]
 
 
 def test_an_unfinished_curation_can_be_looked_at(shown, in_room, tmp_path):

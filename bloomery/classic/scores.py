@@ -71,6 +71,11 @@ def reciprocal_rank(ranking: Sequence[Hashable], relevant: Collection[Hashable])
     return next((1 / place for place, one in enumerate(ranking, start=1) if one in relevant), 0.0)
 
 
+def recall(ranking: Sequence[Hashable], relevant: Collection[Hashable], k: int | None = None) -> float:
+    """The share of what is relevant that stands among the first k; 0 where nothing is relevant."""
+    return sum(one in relevant for one in ranking[:k]) / len(relevant) if relevant else 0.0
+
+
 def average_precision(ranking: Sequence[Hashable], relevant: Collection[Hashable]) -> float:
     """The mean of the precision at every relevant id, 0 for one that is not ranked.  MAP is its mean over questions."""
     right, total = 0, 0.0
@@ -98,4 +103,4 @@ def ndcg(ranking: Sequence[Hashable], gains: Mapping[Hashable, float] | Collecti
     return dcg([worth.get(one, 0.0) for one in ranking[:k]]) / best if best else 0.0
 
 
-RANKED = {"mrr": reciprocal_rank, "map": average_precision, "ndcg": ndcg}
+RANKED = {"mrr": reciprocal_rank, "map": average_precision, "ndcg": ndcg, "recall": recall}

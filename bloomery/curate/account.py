@@ -192,17 +192,18 @@ def table(entries: list[dict], read: tuple[int, int], bad: int) -> Iterator[str]
 
     yield f"  {'':{width}}     documents   of these    of all    bytes   tokens"
     yield line("read", *read)
-    left = read
+    left, kept = read[0], read
     for entry in entries:
         for reason, lost in entry["reasons"].items():
             yield line(f"{entry['step']}.{reason}", -lost["documents"], -lost["bytes"],
-                       lost["documents"] / max(left[0], 1), lost["documents"] / max(read[0], 1))
+                       lost["documents"] / max(left, 1), lost["documents"] / max(read[0], 1))
+            left -= lost["documents"]
         if "edited" in entry:
             edited = entry["edited"]
             yield f"  {entry['step']:{width}}  {edited['spans']:,} edits in {edited['documents']:,} documents, " \
                   f"{shorten(-edited['net_bytes'])} bytes"
-        left = entry["documents_left"], entry["bytes_left"]
-    yield line("kept", *left, left[0] / max(read[0], 1))
+        kept = entry["documents_left"], entry["bytes_left"]
+    yield line("kept", *kept, kept[0] / max(read[0], 1))
     if idle := [entry["step"] for entry in entries if not entry["reasons"] and "edited" not in entry]:
         yield f"  nothing was taken by {', '.join(idle)}"
     if bad:

@@ -67,7 +67,7 @@ class Equality(Survival):
 class Addresses(Equality):
     """The same of documents that bear a URL: the one that had it first stays."""
 
-    by: Literal["text", "url"] = "url"
+    by: Literal["text", "url"] = Field("url", description="what is compared")
 
 
 class Repeats(Settings):
@@ -82,7 +82,7 @@ class Repeats(Settings):
 class Sentences(Repeats):
     """C4's: three sentences in a row, and 50 words left."""
 
-    part: Literal["paragraph", "sentence"] = "sentence"
+    part: Literal["paragraph", "sentence"] = Field("sentence", description="what documents are cut into")
     together: int = Field(3, ge=1, description="sentences in a row that must be repeated")
     min_words: int = Field(50, ge=0, description="words a document must have left after a cut")
 

@@ -6,7 +6,7 @@ is none).
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -160,21 +160,20 @@ def plain_columns(batch: pa.RecordBatch, place: str, number: int) -> pa.Table | 
 
 
 def plain_text(reading: Reading, path: Path, piece: object) -> Iterator[dict]:
-    """The whole file as one document, whatever its encoding; a damaged one is none."""
-    content = intact(reading, path)
-    if content is not None:
-        found = decode(content)
-        if isinstance(found, str):
-            reading.quarantine.add(f"{path}:1", found, content)
-        else:
-            yield {"text": found[0], "where": f"{path}:1", "encoding": found[1]}
+    """The whole file as one document, whatever its encoding."""
+    return one_document(reading, path, decode)
 
 
 def html(reading: Reading, path: Path, piece: object) -> Iterator[dict]:
     """The main text of a page."""
+    return one_document(reading, path, page_text)
+
+
+def one_document(reading: Reading, path: Path, read: Callable[[bytes], tuple[str, str] | str]) -> Iterator[dict]:
+    """The text and encoding that are read of a file's bytes, or why there are none; a damaged file is no document."""
     content = intact(reading, path)
     if content is not None:
-        found = page_text(content)
+        found = read(content)
         if isinstance(found, str):
             reading.quarantine.add(f"{path}:1", found, content)
         else:

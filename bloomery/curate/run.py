@@ -64,7 +64,7 @@ class Config(Settings):
     preset: Literal["gopher", "c4", "fineweb", "refinedweb", "dolma", "dclm"] | None = Field(
         None, description="a published recipe that fills in the steps and options that are not given")
     steps: tuple[str, ...] = Field(("exact", "generated", "gopher", "repetition"),
-                                   description="what documents go through, in this order")
+                                   description="what documents go through, in this order; each has its section below")
     max_bad: float = Field(1.0, ge=0, le=1, description="share of rows that may be unusable before it is an error")
     profile: bool = Field(False, description="also measure what was dropped with the dear steps")
     engine: Annotated[Literal["threads", "serial", "ray"], Free()] = Field("threads", description="what does the work")

@@ -15,17 +15,15 @@ from math import isnan
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from bloomery.core.errors import BloomeryError, InputError
 from bloomery.core.metrics import progress as told
 from bloomery.data.likelihood import score_answers
-from bloomery.data.packing import best_fit_decreasing
 from bloomery.generate.request import Completion, Event, Request, Ticket
 from bloomery.generate.sampling import Row, Token, choose, likeliest
 from bloomery.generate.scheduler import Sample, Scheduler, Slot
+from bloomery.generate.vectors import check, vectors
 from bloomery.model.cache import Cache, kept_as
-from bloomery.model.forest import Forest, roots
 from bloomery.model.packed import packed
 from bloomery.model.prefix import cache_for
 from bloomery.model.transformer import Transformer
@@ -36,7 +34,6 @@ TOGETHER = 8                    # prompts of which a chunk each is read at once,
 MEANWHILE = 4                   # the same where others do: of 1, first tokens come a quarter later, of 8 no sooner
 PATIENCE = 4                    # slots that are free before new prompts are let in, where nobody waits: read together
 COPIED = 3                      # a copied key is read, written and read again
-MICRO_TOKENS = 8192             # of a batch that is embedded
 
 
 class Engine:
@@ -349,19 +346,9 @@ class Engine:
     @torch.no_grad()
     def embed(self, inputs: list[list[int]], pooling: str = "mean") -> Tensor:
         """What the model makes of each input: hidden states pooled by `POOLING`, of length one, (B, D) fp32."""
-        for number, ids in enumerate(inputs):
-            if not 0 < len(ids) <= self.context:
-                raise InputError("an input cannot be embedded", where=f"input {number}",
-                                 why=f"it has {len(ids)} tokens, the model reads 1 to {self.context}")
-        out = torch.empty(len(inputs), self.model.config.width)
+        check(inputs, self.context)
         with self._beside():
-            for group in best_fit_decreasing([len(ids) for ids in inputs], max([MICRO_TOKENS, *map(len, inputs)])):
-                segments = roots([len(inputs[i]) for i in group])
-                flat = torch.tensor([id for i in group for id in inputs[i]])
-                hidden = self.model(flat, segments.positions, Forest(segments)).float().cpu()
-                for i, own in zip(group, hidden.split([len(inputs[i]) for i in group]), strict=True):
-                    out[i] = normalize(POOLING[pooling](own), dim=0)
-        return out
+            return vectors(self.model, inputs, pooling)
 
     def _beside(self) -> AbstractContextManager:
         """Tensors made inside lie where the weights are."""
@@ -393,6 +380,3 @@ def scored(logits: Tensor, targets: Sequence[int], alternatives: int) -> list[To
     own = logp.gather(-1, torch.tensor(targets, dtype=torch.int64)[:, None])[:, 0].tolist()
     return [Token(id, value, value, likeliest(line, alternatives))
             for id, value, line in zip(targets, own, logp, strict=True)]
-
-
-POOLING = {"mean": lambda hidden: hidden.mean(0), "last": lambda hidden: hidden[-1]}     # (T, D) -> (D,)

@@ -88,7 +88,7 @@ Judgement = tuple[Preference, str]
 
 
 def run(config: Config, out: Path) -> dict:
-    """Write instructions and preferences with their held-out parts, and three prompts to show; counts of each."""
+    """Write instructions, preferences and problems with their held-out parts, and three prompts to show; counts."""
     skipped: Counter[str] = Counter()
     computed = expressions(config.expressions, config.seed)
     parts = split(subjects(config, skipped), config, skipped, used=identifiers(text for text, _ in computed))
@@ -102,6 +102,8 @@ def run(config: Config, out: Path) -> dict:
         judged = [row for member in members for row in confusions(member, shelf, config.seed, negatives)]
         judged += manners(taught, config.seed, limit=round(len(judged) * (config.manners if part == "train" else 1)))
         write_jsonl(out / f"instructions{suffix}.jsonl", mixed(taught, conversation_row, config.seed))
+        write_jsonl(out / f"problems{suffix}.jsonl", mixed([row for row in taught if row[0].task == "evaluate"],
+                                                           problem_row, config.seed))
         write_jsonl(out / f"preferences{suffix}.jsonl", mixed(judged, preference_row, config.seed))
         if part == "heldout":
             write_jsonl(out / "show.jsonl", showpieces(taught, members, config.seed))
@@ -283,6 +285,12 @@ def mixed(rows: list, as_row: Callable[[object], dict], seed: int) -> list[dict]
     """Rows with their object, in an order drawn by hash, so that any first part holds all tasks."""
     ordered = sorted(rows, key=lambda row: (unit_hash(row[0].id, f"order {seed}"), row[0].id))
     return [as_row(record) | {"object": key} for record, key in ordered]
+
+
+def problem_row(record: Conversation) -> dict:
+    """A question to which the interpreter knows the answer, as a verifier wants it."""
+    *_, question, answer = record.messages
+    return {"prompt": question.content, "answer": answer.content, "task": record.task, "id": record.id}
 
 
 def showpieces(rows: list[Instruction], members: list[Subject], seed: int) -> list[dict]:

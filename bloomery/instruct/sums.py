@@ -53,6 +53,7 @@ def run(config: Config, out: Path) -> dict:
             {"prompt": question, "answer": str(result), "task": TASK, "id": question} for question, result in rows])
     shown = [(f"{question} {number}", question, demonstration(question, result, number, config))
              for number in range(config.demonstrations) for question, result in sides["train"]]
+    shown.sort(key=lambda row: unit_hash(row[0], f"order {config.seed}"))
     right = [(question, question, answered(question, result, config)) for question, result in sides["heldout"]]
     for suffix, rows in (("", shown), ("_heldout", right)):
         write_jsonl(out / f"instructions{suffix}.jsonl", [

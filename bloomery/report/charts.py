@@ -25,7 +25,7 @@ CHARTS = (
     ("Pairs ranked right", "share of the batch", (("rewards/accuracies", "accuracy"),)),
     ("Answer log-probability", "nats", (("logps/chosen", "chosen"), ("logps/rejected", "rejected"))),
     ("Implicit reward", "beta × log-ratio", (("rewards/chosen", "chosen"), ("rewards/rejected", "rejected"))),
-    ("Reward", "mean of the batch", (("reward", "reward"),)),
+    ("Reward", "mean", (("reward", "training"), ("val_reward", "held out"), ("val_gold", "gold"))),
     ("Distance from the reference", "KL, nats", (("kl", "KL"),)),
     ("Learning rate", "", (("learning_rate", "learning rate"),)),
     ("Gradient norm", "before clipping", (("grad_norm", "gradient norm"),)),

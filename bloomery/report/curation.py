@@ -161,11 +161,12 @@ def pieces(text: str, spans: Iterable[list[int]], becomes: list[str] | None = No
 
 
 def clusters(folder: Path) -> list[dict]:
-    """The largest clusters of each step that looked for duplicates, their members beside the one that stays."""
-    return [{"step": step["step"], "documents": one["documents"], "begin": one.get("begin", 0),
-             "members": side_by_side(one["members"])}
-            for step in (read_json(folder / "curation.json") or {"steps": []})["steps"]
-            for one in step.get("found", {}).get("largest", [])]
+    """The largest clusters of each step that looked for duplicates, those first whose members differ."""
+    found = [{"step": step["step"], "documents": one["documents"], "begin": one.get("begin", 0),
+              "members": side_by_side(one["members"])}
+             for step in (read_json(folder / "curation.json") or {"steps": []})["steps"]
+             for one in step.get("found", {}).get("largest", [])]
+    return sorted(found, key=lambda one: (all(len(m["pieces"]) < 2 for m in one["members"]), -one["documents"]))
 
 
 def side_by_side(members: list[dict]) -> list[dict]:

@@ -10,6 +10,7 @@ from bloomery.core.errors import InputError
 from bloomery.core.records import Message
 from bloomery.generate.request import Request
 from bloomery.generate.sampling import Sampling
+from bloomery.generate.vectors import as_read
 from bloomery.serve.models import Served
 from bloomery.serve.reading import invalid, refused, stop_strings, text_of
 from bloomery.serve.schema import ChatMessage, ChatRequest, CompletionRequest, Extended
@@ -39,6 +40,15 @@ def text_ids(served: Served, given: str | list) -> list[list[int]]:
         return [given]
     return [part if isinstance(part, list) else [served.tokenizer.begin, *served.tokenizer.encode(part)]
             for part in ([given] if isinstance(given, str) else given)]
+
+
+def vector_ids(served: Served, given: str | list) -> list[list[int]]:
+    """What a vector is made of: text as the model learned to read it, where it learned that, else as above."""
+    if not served.pooling:
+        return text_ids(served, given)
+    parts = [given] if isinstance(given, str) or isinstance(given[0], int) else given
+    return [part if isinstance(part, list) else as_read(served.tokenizer.encode(part), served.tokenizer,
+                                                         causal=served.config.causal) for part in parts]
 
 
 def check_room(served: Served, ids: list[int], param: str, *, room: int = 0) -> None:

@@ -28,6 +28,7 @@ MEANS = {400: "the request is wrong; `param` names the field", 401: "no valid ke
          414: "the address is too long", 415: "not application/json", 429: "too many at once; see Retry-After",
          431: "too many headers", 500: "the engine failed on it", 503: "too many at once; see Retry-After"}
 PLACE = "#/components/schemas/"
+KINDS = {ChatRequest: ("chat",), CompletionRequest: ("chat", "completion")}     # which models can be asked
 
 
 def described(answered: type | None, statuses: tuple[int, ...]) -> dict[int, dict[str, Any]]:
@@ -68,7 +69,7 @@ def completed(document: dict[str, Any], models: Models, settings: ServeSettings)
             "max_completion_tokens": context, "min_tokens": context, "top_logprobs": settings.top_logprobs}
     for model in REQUESTS:
         fields = schemas[model.__name__]["properties"]
-        fields["model"]["enum"] = [served.id for served in engines if model is not ChatRequest or served.kind == "chat"]
+        fields["model"]["enum"] = [served.id for served in engines if served.kind in KINDS.get(model, (served.kind,))]
         for name in tops.keys() & fields.keys():
             fields[name]["anyOf"][0]["maximum"] = min(tops[name], fields[name]["anyOf"][0]["maximum"])
         for name in fields.keys() - {"model"}:

@@ -1,7 +1,8 @@
 """What is served: a fixed table from ids to models, made once at the start. No request can name a path.
 
-A model's folder speaks, if its generations end with a turn-end, else it continues text.  A training's folder, or one of
-checkpoints, serves the newest that is undamaged; `newest` looks again, without touching what training is writing.
+A model's folder speaks, if its generations end with a turn-end, else it continues text; an encoder's makes vectors.  A
+training's folder, or one of checkpoints, serves the newest that is undamaged; `newest` looks again, without touching
+what training is writing.
 """
 
 import time
@@ -14,12 +15,14 @@ from bloomery.core.errors import ConfigError, InputError
 from bloomery.core.metrics import say
 from bloomery.generate.engine import Engine
 from bloomery.generate.scoring import Reward, RewardModel
+from bloomery.generate.vectors import Reader
 from bloomery.model.config import ModelConfig
 from bloomery.model.hub import is_hub_id, located, parsed
 from bloomery.model.int8 import quantise
 from bloomery.model.scalar import is_scalar
 from bloomery.model.store import is_model, load_config, load_generation, load_model
 from bloomery.model.transformer import Transformer
+from bloomery.model.vectors import pooling_in
 from bloomery.model.weight_files import read_json
 from bloomery.serve.settings import ServeSettings
 from bloomery.text.chat import Renderer, load_renderer
@@ -40,10 +43,11 @@ class Served:
     config: ModelConfig | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     checkpoint: Path | None = None
-    engine: Engine | None = None
+    engine: Engine | Reader | None = None
     renderer: Renderer | None = None
     ends: frozenset[int] = frozenset()
     reward: Reward | None = None
+    pooling: str | None = None          # where it learned to be read for vectors
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -73,7 +77,7 @@ class Models:
         self.table[served.id] = served
 
     @property
-    def engines(self) -> dict[str, Engine]:
+    def engines(self) -> dict[str, Engine | Reader]:
         return {name: served.engine for name, served in self.table.items() if served.engine}
 
 
@@ -111,7 +115,10 @@ def open_model(name: str, folder: Path, settings: ServeSettings, tokenizer: str 
     words = Path(tokenizer) if tokenizer else speech_of(folder if finished else stage)
     renderer = load_renderer(words)
     config = load_config(folder) if finished else shape(checkpoint)
-    compute = precision(settings, config)
+    compute, pooling = precision(settings, config), pooling_in(folder)
+    if not config.causal:
+        return Served(name, "embedding", folder, config, engine=encoder(folder, settings, compute), renderer=renderer,
+                      pooling=pooling or "mean")
     if finished:
         model, checkpoint = load_model(folder, compute=compute, dtype=compute), None
         ends = load_generation(folder).get("eos_token_id")
@@ -124,7 +131,15 @@ def open_model(name: str, folder: Path, settings: ServeSettings, tokenizer: str 
                     context=min(settings.context or config.context, config.context), own=True)
     made = int(max(path.stat().st_mtime for path in (folder.glob("*config.json") if finished else [checkpoint])))
     return Served(name, kind, folder, config, made, checkpoint, engine, renderer,
-                  frozenset(ends | {renderer.tokenizer.eos}))
+                  frozenset(ends | {renderer.tokenizer.eos}), pooling=pooling)
+
+
+def encoder(folder: Path, settings: ServeSettings, compute: torch.dtype) -> Reader:
+    """A finished encoder, which is asked for vectors and nothing else."""
+    if not is_model(folder):
+        raise InputError("this encoder is still being trained", where=str(folder), hint="serve it when it is done")
+    model, longest = load_model(folder, compute=compute, dtype=compute), load_config(folder).context
+    return Reader(shrunk(model.eval(), settings), context=min(settings.context or longest, longest))
 
 
 def precision(settings: ServeSettings, config: ModelConfig) -> torch.dtype:

@@ -17,7 +17,8 @@ from bloomery.core.config import Settings, nearest
 from bloomery.core.errors import BloomeryError, InputError
 from bloomery.generate.engine import Engine
 from bloomery.generate.request import Event, Request, Ticket
-from bloomery.serve.asking import chat_ids, check_room, engine_requests, text_ids
+from bloomery.generate.vectors import Reader
+from bloomery.serve.asking import chat_ids, check_room, engine_requests, vector_ids
 from bloomery.serve.choosing import LOGP, beams, best_of, judged_by, spoken
 from bloomery.serve.chunks import ChatWriter, Said, TextWriter, Writer, counted, streamed, usage
 from bloomery.serve.counters import Counters
@@ -75,6 +76,8 @@ class Api:
             raise invalid(f"{name} is no reward model", param)
         if needs != "reward" and found.engine is None:
             raise invalid(f"{name} is a reward model: it judges answers, named in `reward`", "model")
+        if needs in ("chat", "text") and found.kind == "embedding":
+            raise invalid(f"{name} makes vectors and writes nothing; use /v1/embeddings", "model")
         if needs == "chat" and found.kind != "chat":
             raise invalid(f"{name} continues text and has not learned to chat; use /v1/completions", "model")
         return found
@@ -110,7 +113,7 @@ class Api:
 
     async def completions(self, request: HttpRequest) -> Response:
         body, headers = await self.read(CompletionRequest, request)
-        served = self.served(body.model)
+        served = self.served(body.model, needs="text")
         writer = TextWriter(served.id, self.spelling(served), reports=body.logprobs is not None)
         return await self.answer(writer, served, body, headers)
 
@@ -186,12 +189,13 @@ class Api:
     async def embeddings(self, request: HttpRequest) -> Response:
         body, headers = await self.read(EmbeddingRequest, request)
         served = self.served(body.model)
-        inputs = await asyncio.to_thread(text_ids, served, body.input)
+        inputs = await asyncio.to_thread(vector_ids, served, body.input)
         for ids in inputs:
             check_room(served, ids, "input")
-        pooling = body.pooling or self.settings.pooling
+        pooling = body.pooling or (served.pooling or "mean" if self.settings.pooling == "auto" else
+                                   self.settings.pooling)
 
-        def embedded(engine: Engine) -> Generator[None, None, torch.Tensor]:
+        def embedded(engine: Engine | Reader) -> Generator[None, None, torch.Tensor]:
             rows, group = [], []
             for ids in [*inputs, None]:
                 if group and (ids is None or sum(map(len, group)) + len(ids) > EMBEDDED):

@@ -13,6 +13,7 @@ from bloomery.core.config import assign, check, raise_problems, read_assignment
 from bloomery.core.errors import BloomeryError, ConfigError
 from bloomery.core.metrics import say, shorten
 from bloomery.generate.determinism import self_test
+from bloomery.generate.engine import Engine
 from bloomery.serve.app import create_app
 from bloomery.serve.limits import guarded
 from bloomery.serve.models import Models, open_models
@@ -62,7 +63,7 @@ def listening(settings: ServeSettings) -> socket.socket:
 
 def prepared(models: Models, settings: ServeSettings) -> Any:
     """The application behind its limits, its engines tested."""
-    reports = {name: self_test(engine) for name, engine in models.engines.items()}
+    reports = {name: self_test(engine) for name, engine in models.engines.items() if isinstance(engine, Engine)}
     for name, served in models.table.items():
         report = reports.get(name)
         promise = "" if report is None else ", same request and seed: same bytes" if report.ok else \

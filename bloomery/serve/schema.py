@@ -103,7 +103,8 @@ class EmbeddingRequest(Settings):
     model: str = Field(description="an id of GET /v1/models")
     input: Text | Annotated[list[Text], Field(min_length=1)] | Ids | Annotated[list[Ids], Field(min_length=1)]
     encoding_format: Literal["float", "base64"] | None = Field("float", description="base64: little-endian fp32")
-    pooling: Literal["mean", "last"] | None = Field(None, description="over hidden states; default: the server's")
+    pooling: Literal["mean", "last", "first"] | None = Field(
+        None, description="over hidden states; default: the model's, or the server's")
     user: str | None = Field(None, description="accepted, not used")
 
 

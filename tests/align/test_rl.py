@@ -4,9 +4,11 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import torch
@@ -121,6 +123,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(verb, vowels, tmp_path, m
     assert len(set(betas)) > 1                                  # the controller has moved, and was remembered
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_nothing_that_is_not_gone_on_from(vowels, tmp_path):
     deadly = tmp_path / "deadly.py"
     deadly.write_text(f"import os, signal\nfrom pathlib import Path\nMARK = Path({str(tmp_path / 'mark')!r})\n"
@@ -160,7 +163,7 @@ def test_asked_to_stop_it_saves_and_says_how_to_go_on(vowels, tmp_path, monkeypa
 
 @pytest.mark.parametrize("verb", ["grpo", "dapo", "ppo"])
 def test_whatever_the_memory_the_steps_are_the_same(verb, vowels, tmp_path):
-    given = {"reward": {"verifier": None, "function": str(vowels)}, "minibatches": 2, "epochs": 2}
+    given = {"reward": {"verifier": None, "function": str(vowels)}, "minibatches": 2, "epochs": 2, "steps": 1}
     for tokens in (8192, 60):
         made(verb, tmp_path / str(tokens), micro_tokens=tokens, **given)
     first, second = (rows(tmp_path / str(tokens))[0] for tokens in (8192, 60))
@@ -170,15 +173,26 @@ def test_whatever_the_memory_the_steps_are_the_same(verb, vowels, tmp_path):
 
 
 def test_two_processes_take_the_steps_of_one(vowels, tmp_path):
-    given = [f"model={policy()}", f"data={prompts()}", f"validation={prompts()}", "steps=2", "prompts=4", "samples=4",
-             "precision=fp32", "sampling.max_tokens=6", "optimizer.lr=1e-3", "optimizer.warmup=0.0", "micro_tokens=60",
-             f"reward.function={vowels}", "kl.beta=0.1"]
-    for ranks, launcher in ((1, [sys.executable, "-m"]),
-                            (2, [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m"])):
-        done = subprocess.run([*launcher, "bloomery.cli", "grpo", *given, f"out={tmp_path / str(ranks)}"], cwd=ROOT,
-                              capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        assert done.returncode == 0, done.stderr
-    assert weights(tmp_path / "1") == weights(tmp_path / "2")
+    """Started as `torchrun` starts them, without its own process."""
+    own = {"steps": 2, "micro_tokens": 60, "reward": {"verifier": None, "function": str(vowels)}, "kl": {"beta": 0.1}}
+    made("grpo", tmp_path / "one", **own)
+    given = options("grpo", **own).model_dump(mode="json", exclude_defaults=True)
+    code = f"""
+        import json
+        from pathlib import Path
+        from bloomery.align import rl
+        rl.run(rl.Config.model_validate_json({json.dumps(given)!r}, strict=True), Path({str(tmp_path / "two")!r}))"""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    (tmp_path / "two").mkdir()
+    team = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [subprocess.Popen([sys.executable, "-c", dedent(code)], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                              env=os.environ | team | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    for process in ranks:
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
 
 
 # --- held -----------------------------------------------------------------------------------------------------------
@@ -262,7 +276,7 @@ def test_the_reference_of_an_adapter_is_the_model_without_it(verb, vowels, tmp_p
 
 def test_text_beside_it_is_learned_too(vowels, tmp_path):
     from drawing_data import chats
-    given = {"reward": {"verifier": None, "function": str(vowels)}, "steps": 6}
+    given = {"reward": {"verifier": None, "function": str(vowels)}, "steps": 4}
     made("ppo", tmp_path / "without", **given)
     made("ppo", tmp_path / "with", ptx={"data": str(chats()), "weight": 5.0}, **given)
     told = rows(tmp_path / "with")

@@ -5,6 +5,7 @@ import pytest
 from pyarrow import parquet
 from pydantic import ValidationError
 
+from bloomery.curate.language import Identify
 from bloomery.curate.presets import PRESETS
 from bloomery.curate.run import STEPS, Config, run
 
@@ -40,3 +41,12 @@ def test_line_rules_edit_what_a_run_writes(tmp_path):
     assert metrics["documents_kept"] == 4 and metrics["dropped/sentences"] == 1
     kept = parquet.read_table(out / "documents.parquet").column("text").to_pylist()
     assert kept == ["\n".join(text.split("\n")[1:4]) for text in texts[:4]]
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_no_preset_takes_plain_english_for_another_language(name):
+    pytest.importorskip("py3langid")
+    options = Config(source="x", preset=name).language
+    labels, _ = Identify(options).labels(["The museum opens at nine in the morning and closes at five. Visitors who "
+                                          "come by train should leave it at the second stop and walk along the river."])
+    assert labels == ["en"] and options.languages == ("en",)

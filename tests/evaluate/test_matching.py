@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from bloomery.classic.answers import exact_match, normalise, token_f1
 from bloomery.classic.ngram import Ngram
 from bloomery.evaluate.compression import (
     compressor_bits_per_byte,
@@ -12,7 +13,6 @@ from bloomery.evaluate.compression import (
     ngram_word_perplexity,
     words,
 )
-from bloomery.classic.answers import exact_match, normalise, token_f1
 
 
 @pytest.mark.parametrize(("text", "expected"), [

@@ -6,6 +6,7 @@ import torch
 from bloomery.model.cache import Cache
 from bloomery.model.config import ModelConfig
 from bloomery.model.forest import Forest, roots
+from bloomery.model.lora import LoraConfig, attach, lora_weights, using
 from bloomery.model.packed import PackedLinear, packed, packs
 from bloomery.model.transformer import Transformer
 
@@ -57,6 +58,21 @@ def test_only_what_has_changed_is_packed_again():
     assert "blocks.1.mlp.down" not in kept and len(kept) == 4 * 2 + 1 - 1
     assert not torch.equal(logits(second, [5]), logits(first, [5]))
     torch.testing.assert_close(logits(second, [5]), logits(packed(model), [5]), atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_an_adapter_is_packed_with_its_matrix_and_its_switch_counts_as_a_change():
+    model = attach(Transformer(ModelConfig(**SHAPE), seed=1, compute=torch.bfloat16), LoraConfig(rank=4), 0)
+    base = logits(packed(model), [9])
+    for weight in lora_weights(model, "default"):
+        weight.add_(0.2)
+    on = packed(model)
+    assert isinstance(on.blocks[0].attention.qkv, PackedLinear)
+    torch.testing.assert_close(logits(on, [9]), logits(model, [9]), atol=0.05, rtol=0.05)
+    with using(model, None):
+        off = packed(model, on)
+    assert float((logits(off, [9]) - base).abs().max()) == 0 < float((logits(on, [9]) - base).abs().max())
+    assert packed(model, packed(model, off)).blocks[0].mlp.down.stamp == on.blocks[0].mlp.down.stamp
 
 
 def test_what_cannot_be_packed_is_left_as_it_is():

@@ -5,8 +5,6 @@ import math
 import random
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from bloomery.align.rankings import Ranked
@@ -43,25 +41,46 @@ class Run:
 
 def curation_files(out: Path) -> None:
     rng = random.Random(1)
-    left, left_bytes, steps, dropped = 11_980, 61_400_000, [], []
+    left, left_bytes, steps, dropped = 11_980, 61_400_000, [], {}
     for step, reasons in REASONS.items():
         taken = {}
         for i, reason in enumerate(reasons):
             count = [1310, 420, 95, 61][i] if step != "minhash" else 2200
             taken[reason] = {"documents": count, "bytes": count * 4100}
             left, left_bytes = left - count, left_bytes - count * 4100
-            dropped += [{"id": f"{step}{i}-{n:04d}", "source": f"manual/{n}.txt", "reason": reason, "step": step,
-                         "text": f"Dropped for {reason}: {n}. " + " ".join(rng.choices(["iron", "ore", "slag"], k=80))}
-                        for n in range(120)]
+            dropped[f"{step}.{reason}"] = [
+                {"id": f"{step}{i}-{n:04d}", "source": f"manual/{n}.txt", "spans": [[0, 7], [12, 15]],
+                 "text": f"Dropped for {reason}: {n}. " + " ".join(rng.choices(["iron", "ore", "slag"], k=80))}
+                for n in range(50)]
         if step == "toxicity":
             left_bytes -= 800_000
         steps.append({"step": step, "reasons": taken, "documents_left": left, "bytes_left": left_bytes})
-    dropped.append({"id": "hostile", "source": "<b>web</b>", "reason": "<i>hostile</i>", "step": "heuristics",
-                    "text": HOSTILE})
+    steps[3]["found"] = {"clusters": 2, "sizes": {"2": 1, "2200": 1}, "largest": [
+        {"documents": 2200, "begin": 7, "members": [
+            {"id": "a", "source": "x", "text": "iron and ore"},
+            {"id": "b", "source": HOSTILE, "text": "iron or ore"}]}]}
+    dropped["<i>hostile</i>"] = [{"id": "hostile", "source": "<b>web</b>", "text": HOSTILE, "spans": [[0, 9]]}]
+    edited = [{"id": "e", "source": "x", "text": "call 555 now", "spans": [[5, 8]], "becomes": ["|||PHONE|||"]}]
+    borderline = [{"id": "b", "source": "x", "text": "just long enough", "spans": [], "value": 51.0}]
     record = {"read": 12_000, "bytes_read": 61_500_000, "kept": left, "bytes_kept": left_bytes, "quarantined": 20,
-              "steps": steps}
+              "steps": steps, "rules": {"heuristics.too_short": [50, "inf"]},
+              "alarms": [{"step": "language", "source": "web.jsonl", "documents": 900, "share": 0.9}],
+              "sources": {name: {"documents_read": 6000, "documents_kept": kept, "bytes_read": 30_750_000,
+                                 "bytes_kept": kept * 4000} for name, kept in (("web.jsonl", 100), ("books", 5000))},
+              "mix": {"language": {"en": [9000, 7000], "<b>de</b>": [3000, 0]}, "length": {"64": [10, 0]},
+                      "domain": {"example.org": [None, 12]}},
+              "passed_over": {"dns record": 3}, "encodings": {"utf-8": 12_000}}
     (out / "curation.json").write_text(json.dumps(record))
-    pq.write_table(pa.Table.from_pylist(dropped), out / "dropped.parquet")
+    (out / "samples.json").write_text(json.dumps({"dropped": dropped, "edited": {"pii": edited}, "borderline": {
+        "heuristics.too_short": borderline}}))
+    (out / "histograms.json").write_text(json.dumps({
+        "heuristics.too_short": {"low": 1.0, "high": 4.0, "log": False, "below": 0, "above": 0, "counts": [5, 7, 9],
+                                 "stops": [1.0, 2.0, 3.0, 50.0], "pool": left + 30, "fewer": [0, 10, 20, 30],
+                                 "more": [left, 300, 20, 0], "then": ["minhash"]},
+        "language.score": {"low": 0.1, "high": 100.0, "log": True, "below": 0, "above": 2, "counts": [1, 0, 4]}}))
+    (out / "throughput.json").write_text(json.dumps({
+        "seconds": 12.5, "megabytes_a_second": 4.9, "worker_seconds": {"reading": 3.0, "minhash": 9.0},
+        "engine": "threads", "peak_memory_gb": 0.7}))
     lines(out / "quarantine.jsonl",
           [{"where": f"web.jsonl:{n}", "why": "not valid JSON", "excerpt": HOSTILE} for n in range(20)])
 

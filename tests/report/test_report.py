@@ -119,6 +119,7 @@ def test_waterfall_adds_up(whole):
     assert c["bytes_read"] - sum(bar["bytes"] for bar in c["bars"]) == c["bytes_kept"]
     assert c["bars"][0]["name"] == "quarantined" and c["bars"][0]["documents"] == 20
     assert c["bars"][-1] == {"name": "edited in place", "step": "toxicity", "documents": 0, "bytes": 800_000,
+                             "tokens": 200_000, "of_left": 0, "of_all": 0,
                              "documents_left": c["kept"], "bytes_left": c["bytes_kept"]}
 
 
@@ -127,18 +128,8 @@ def test_curation_names_what_it_cannot_explain(new_run, tmp_path):
     record = {"read": 10, "bytes_read": 100, "kept": 7, "bytes_kept": 70, "quarantined": 0, "steps": [url]}
     new_run.stage("curate", files=lambda out: (out / "curation.json").write_text(json.dumps(record)))
     _, content = made(new_run.folders, tmp_path)
-    bars = [(bar["name"], bar["documents"]) for bar in content["curation"][0]["bars"]]
-    assert bars == [("blocked", 2), ("not explained", 1)]
-
-
-def test_dropped_documents_are_sampled_and_counted(whole_run, whole):
-    page, _ = whole
-    reasons = samples.dropped(Path(whole_run[0]))
-    assert [r["total"] for r in reasons] == [120] * 7 + [1]
-    assert [len(r["documents"]) for r in reasons] == [samples.PER_REASON] * 7 + [1]
-    assert page.tags.count("option") == 9
-    ids = [d["id"] for d in reasons[0]["documents"]]
-    assert ids != sorted(ids)                                   # a sample, not the first ones
+    bars = [(bar["name"], bar["documents"], bar["of_left"]) for bar in content["curation"][0]["bars"]]
+    assert bars == [("blocked", 2, 0.2), ("not explained", 1, 0.125)]
 
 
 def test_text_from_data_is_escaped(whole):
@@ -286,7 +277,7 @@ def test_texts_shrink_until_the_page_is_small_enough(whole_run, tmp_path, monkey
 
 @pytest.mark.parametrize("name, content", [
     ("curation.json", "{"), ("answers.json", "[1,"), ("quarantine.jsonl", "{}\n{"), ("instructions.jsonl", "[]"),
-    ("dropped.parquet", "no parquet")])
+    ("samples.json", "{")])
 def test_damaged_files_are_named(name, content, new_run, tmp_path):
     new_run.stage("curate", files=lambda out: (out / name).write_text(content))
     with pytest.raises(InputError) as error:

@@ -88,13 +88,34 @@ def test_theme_changes_page_and_charts(opened):
 def test_documents_are_filtered_and_searched(opened):
     page = opened(1366)
     shown = "document.querySelectorAll('.document:not([hidden])').length"
-    assert page.evaluate(shown) == 281
+    assert page.evaluate(shown) == 143
     page.select_option("[data-reason]", index=1)
-    assert page.evaluate(shown) == 40
+    assert page.evaluate(shown) == 20
     page.select_option("[data-reason]", index=0)
     page.fill("[data-search]", "window.stolen")
     assert page.evaluate(shown) == 1
-    assert page.inner_text(".browser output") == "1 of 281 shown"
+    assert page.inner_text(".browser output") == "1 of 143 shown"
+
+
+def test_a_limit_is_moved_and_says_what_it_would_keep(opened):
+    page = opened(1366)
+    told, low = ".limits .told", page.locator(".limits .low input")
+    assert page.eval_on_selector(".limits select", "s => s.value") == "heuristics.too_short"
+    assert page.inner_text(told) == "5,274 documents are kept, as now."
+    assert page.inner_text(".limits .low output") == "50" and page.inner_text(".limits .high output") == "no limit"
+    low.focus()
+    low.press("ArrowLeft")
+    assert page.inner_text(told) == ("5,284 documents would be kept, 10 more (+0.1 % of all read). "
+                                     "What comes back would still have to pass minhash.")
+    assert page.inner_text(".limits .ask code").endswith(" heuristics.too_short=3,none")
+    low.press("Home")
+    assert page.inner_text(".limits .low output") == "no limit" and "30 more" in page.inner_text(told)
+    assert page.evaluate("document.querySelectorAll('.histogram .out').length") == 0
+    page.locator(".limits .high input").press("Home")
+    assert "5,274 fewer" not in page.inner_text(told) and "fewer" in page.inner_text(told)
+    page.select_option(".limits select", "language.score")
+    assert page.inner_text(told) == "No rule limits this." and page.locator(".limits .sliders").is_hidden()
+    assert page.evaluate("document.querySelectorAll('.histogram rect').length") == 2
 
 
 def test_tables_sort_by_number(opened):

@@ -23,6 +23,7 @@ function histogram(svg, found, low, high) {
   const most = Math.max(...found.counts, 1), room = height - foot - top;
   const x = part => left + part * (width - left), y = count => top + room * (1 - Math.log1p(count) / Math.log1p(most));
   const bins = found.counts.length, parts = [];
+  const single = !found.log && found.high - found.low === bins;                   // one bin a whole number
   const value = part => found.log ? found.low * (found.high / found.low) ** part : found.low + part * (found.high - found.low);
   for (let count = 1; count <= most; count *= 10) {
     parts.push(shape("line", { class: "grid", x1: left, x2: width, y1: y(count), y2: y(count) }),
@@ -30,16 +31,19 @@ function histogram(svg, found, low, high) {
   }
   parts.push(shape("line", { class: "grid", x1: left, x2: width, y1: height - foot, y2: height - foot }));
   found.counts.forEach((count, bin) => {
-    const begin = bin / bins, middle = value((bin + 0.5) / bins), out = middle < low || middle > high && value(begin) >= high;
+    const begin = bin / bins, shown = value(single ? begin : (bin + 0.5) / bins), out = shown < low || shown > high;
     if (count) parts.push(shape("rect", { class: out ? "out" : "in", x: x(begin), width: Math.max((width - left) / bins - 0.5, 1), y: y(count), height: height - foot - y(count) }));
   });
-  const old = (found.limits ?? []).filter(limit => limit !== null);
-  for (const limit of old) parts.push(shape("line", { class: "was", x1: x(position(found, limit)), x2: x(position(found, limit)), y1: 0, y2: height - foot }));
-  for (const limit of [low, high].filter(Number.isFinite)) parts.push(shape("line", { class: "limit", x1: x(position(found, limit)), x2: x(position(found, limit)), y1: 0, y2: height - foot }));
-  const ticks = width < 500 ? 3 : 6;
+  for (const [look, limits] of [["was", found.limits ?? []], ["limit", [low, high]]]) limits.forEach((limit, upper) => {
+    if (!Number.isFinite(limit)) return;
+    const place = x(position(found, limit + (single && upper ? 1 : 0)));          // behind the bin it still keeps
+    parts.push(shape("line", { class: look, x1: place, x2: place, y1: 0, y2: height - foot }));
+  });
+  const ticks = Math.min(width < 500 ? 3 : 6, single ? bins : 6);
   for (let i = 0; i < ticks; i++) {
-    const part = i / (ticks - 1), anchor = i === 0 ? "start" : i === ticks - 1 ? "end" : "middle";
-    parts.push(shape("text", { x: x(part), y: height - 4, "text-anchor": anchor }, round(value(part))));
+    const part = single ? (Math.floor(i * bins / ticks) + 0.5) / bins : i / (ticks - 1);
+    const anchor = single ? "middle" : i === 0 ? "start" : i === ticks - 1 ? "end" : "middle";
+    parts.push(shape("text", { x: x(part), y: height - 4, "text-anchor": anchor }, round(value(part) - (single ? 0.5 : 0))));
   }
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("aria-label", `Histogram of ${found.name}, ${whole(found.counts.reduce((a, b) => a + b, 0))} documents from ${round(found.low)} to ${round(found.high)}`);
@@ -99,6 +103,6 @@ for (const panel of all(".limits")) {
   low.addEventListener("input", () => { if (+low.value - 1 > +high.value) high.value = low.value - 1; say(); });
   high.addEventListener("input", () => { if (+high.value < +low.value - 1) low.value = +high.value + 1; say(); });
   addEventListener("resize", say);
-  select.value = (about.statistics.find(f => f.stops && f.pool > about.kept) ?? about.statistics.find(f => f.stops) ?? about.statistics[0]).name;
+  select.value = about.statistics.reduce((best, one) => (one.pool ?? -1) > (best.pool ?? -1) ? one : best).name;
   choose();
 }
