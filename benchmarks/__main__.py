@@ -29,6 +29,7 @@ from benchmarks import (
     losses,
     mfu,
     minhash,
+    mlm,
     ngram,
     orpo,
     pretrain,
@@ -121,6 +122,7 @@ def main(given: list[str]) -> int:
 
 
 CASES: dict[str, Case] = {"shakespeare": shakespeare.run, "mfu": mfu.run, "pretrain": pretrain.run,
+                          "mlm": mlm.run,
                           "loss-memory": losses.run, "checkpoint": checkpoint.run, "scaling": scaling.run,
                           "sft": sft.run, "lora": lora.run, "dpo": dpo.run, "reward": reward.run, "kto": kto.run,
                           "orpo": orpo.run, "dialogues": dialogues.run, "grpo": grpo.run, "rloo": rloo.run,

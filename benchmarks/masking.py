@@ -76,8 +76,8 @@ def ours(spec: dict) -> dict:
             weights.append(np.zeros(len(ids), np.float32))
             weights[-1][hidden] = 1.0
         segments, weight = roots(lengths, causal=False), torch.from_numpy(np.concatenate(weights))
-        return Batch(torch.from_numpy(np.concatenate(read)), torch.from_numpy(np.concatenate([found[i] for i in group])),
-                     weight, segments.positions, segments, float(weight.sum()))
+        ids, right = (torch.from_numpy(np.concatenate(each)) for each in (read, [found[i] for i in group]))
+        return Batch(ids, right, weight, segments.positions, segments, float(weight.sum()))
 
     def stream(step: int) -> list[Batch]:
         lengths = [len(found[i]) for i in steps[step]]

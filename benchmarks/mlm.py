@@ -1,11 +1,11 @@
-"""Case `mlm` (B13): masked language modelling against the Hugging Face Trainer with its collator, 32 texts a step, bf16.
+"""Case `mlm`: masked language modelling against the Hugging Face Trainer with its collator, 32 texts a step, bf16.
 
-BERT of width 512, 8 layers, 16,384 tied ids; texts of log-normal lengths, mean 120 tokens, coefficient of variation 0.8,
-512 at most.  Both sides start from the same exported folder, without dropout, and read the same texts in the same order.
-Gate: with the same masks losses and gradient norms of 8 steps agree in fp32, and in bf16 we are no further from the
-fp32 losses of 24 steps than the Trainer, a quarter to spare.  On the clock each side draws its own masks.  The tuned
-peer has fused AdamW, nothing logged, and the fastest of 0 or 1 loader processes and of texts as they come or grouped by
-length; `default` is the Trainer as it comes, but in bf16.
+BERT of width 512, 8 layers, 16,384 tied ids; texts of log-normal lengths, mean 120 tokens, coefficient of variation
+0.8, 512 at most.  Both sides start from the same exported folder, without dropout, and read the same texts in the same
+order.  Gate: with the same masks losses and gradient norms of 8 steps agree in fp32, and in bf16 we are no further from
+the fp32 losses of 24 steps than the Trainer, a quarter to spare.  On the clock each side draws its own masks.  The
+tuned peer has fused AdamW, nothing logged, and the fastest of 0 or 1 loader processes and of texts as they come or
+grouped by length; `default` is the Trainer as it comes, but in bf16.
 
     floor = sum over texts of 6 N_body T + 12 L H E T^2 + 6 D V (scored positions)       FLOPs
 

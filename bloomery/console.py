@@ -157,7 +157,7 @@ def print_verb_help(verb: str, stage: Stage, model: type[Settings]) -> None:
     names = max(len(option.name) for found in tables.values() for option in found)
     for keys, found in tables.items():
         if keys:
-            out.print(Text.assemble((f"[{'.'.join(keys)}]", "bold"), f"  {first_line(texts[keys])}"))
+            out.print(Text.assemble((f"[{'.'.join(keys)}]", "bold"), f"  {first_line(texts[keys])}"), soft_wrap=True)
         out.print(option_table(found, {} if keys else stage.preset, names, out.width, show_header=not keys))
 
 

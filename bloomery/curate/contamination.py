@@ -20,7 +20,7 @@ from bloomery.data.contamination import Contamination, evaluation_texts
 
 
 class Decontamination(Settings):
-    """Which files are for measuring, how many words in a row are too many, and what is done about them."""
+    """What is kept for measuring, and what is done with it."""
 
     evaluation: Input | list[Input] = Field("", description="files or folders that models are measured on")
     n: int = Field(13, ge=1, description="words in a row; datatrove takes 12")

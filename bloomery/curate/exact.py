@@ -65,7 +65,7 @@ class Equality(Survival):
 
 
 class Addresses(Equality):
-    """The same of documents that bear a URL: the one that had it first stays."""
+    """One document an address: the one that had it first stays."""
 
     by: Literal["text", "url"] = Field("url", description="what is compared")
 

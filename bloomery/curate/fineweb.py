@@ -16,7 +16,7 @@ from bloomery.curate.scan import SHORT, Count, scanned
 
 
 class FineWeb(Limits):
-    """Lines that end, lines that are short, lines that repeat, and words a line."""
+    """Lines that end, are short or repeat, and words a line."""
 
     words: Split = "white"
     short: int = Field(SHORT, ge=1, description="characters up to which a line is short")

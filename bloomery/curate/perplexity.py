@@ -31,7 +31,7 @@ BUCKETS = ("head", "middle", "tail")
 
 
 class Perplexity(Settings):
-    """What the model is counted from, where documents are parted, and which part is kept."""
+    """What the model is counted from, and which part is kept."""
 
     reference: Input | list[Input] = Field("", description="files or folders with texts that are known to be good")
     characters: int = Field(10_000_000, ge=1, description="how much of them is read, from the beginning")
