@@ -50,8 +50,8 @@ class Config(Settings):
     prompts: Input | None = Field(None, description="conversations answered by every model side by side")
     reward: Input | None = Field(None, description="a reward model: how often it prefers each model's answers to the "
                                                    "prompts of preferences and instructions to the one before's")
-    reference: str | None = Field(None, description="of models the one that implied rewards are counted from; "
-                                                    "default: of every model the one before it")
+    reference: str | None = Field(None, description="of models the one that implied rewards are counted from and "
+                                                    "later ones are compared with; default: the one before each")
     rewards: dict[str, Input] = Field({}, description="name = reward model, measured on the same preferences")
     columns: dict[str, str] = Field({}, description="their column = ours, where they differ, in all of these files")
     examples: int = Field(600, gt=0, description="most conversations and pairs looked at, chosen by hash")
@@ -129,7 +129,7 @@ def run(config: Config, out: Path) -> dict:
     say_rows(table)
     write_atomic(out / "accuracies.json", json.dumps(table, indent=1))
     write_atomic(out / "answers.json", json.dumps([*shown.values()], indent=1, ensure_ascii=False))
-    return flat(measured) | (duels.metrics() if duels else {})
+    return flat(measured, config.reference) | (duels.metrics() if duels else {})
 
 
 def raise_contradictions(config: Config) -> None:
@@ -144,16 +144,16 @@ def raise_contradictions(config: Config) -> None:
                           hint="give preferences")
 
 
-def flat(measured: dict[str, dict]) -> dict:
-    """`<model>.<metric>`, and `<model>.<metric>_<before>` for the model trained before it."""
+def flat(measured: dict[str, dict], reference: str | None = None) -> dict:
+    """`<model>.<metric>`, and `<model>.<metric>_<before>` for the reference if it came before, else the one before."""
     out: dict = {}
-    before: tuple[str, dict] | None = None
+    before: str | None = None
     for name, found in measured.items():
         out |= {f"{name}.{metric}": value for metric, value in found.items()}
         if before:
-            out |= {f"{name}.{metric}_{before[0]}": before[1][metric] for metric, value in found.items()
-                    if isinstance(value, float) and metric in before[1]}
-        before = name, found
+            out |= {f"{name}.{metric}_{before}": measured[before][metric] for metric, value in found.items()
+                    if isinstance(value, float) and metric in measured[before]}
+        before = reference if reference in (before, name) else name
     return out
 
 

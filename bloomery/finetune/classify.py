@@ -25,8 +25,9 @@ from bloomery.core.config import Fixed, Input
 from bloomery.core.errors import ConfigError, InputError
 from bloomery.core.files import Quarantine, write_jsonl
 from bloomery.core.metrics import say
+from bloomery.finetune.before import Before, BeforeConfig
 from bloomery.finetune.inputs import Encoder, forest_of, packed, share_cut, stream_of
-from bloomery.finetune.labelled import Labelled, classes, names_of, read, stratified, task_of
+from bloomery.finetune.labelled import Labelled, classes, names_of, read, renamed, stratified, task_of
 from bloomery.finetune.measures import MEASURES, tags
 from bloomery.finetune.objectives import objective
 from bloomery.finetune.predictions import TASK, evaluating, said, scored
@@ -66,6 +67,7 @@ class Config(TrainingConfig):
                                                     "for decoders")
     both_orders: bool = Field(False, description="two texts are read as A B and B A and their states added: similarity")
     adapt: AdaptConfig = AdaptConfig()
+    before: BeforeConfig | None = None
 
 
 def forecast(config: Config, planned: dict[str, dict] | None = None) -> dict:
@@ -84,6 +86,7 @@ def run(config: Config, out: Path) -> dict:
     """Train, measure on held-out rows, and export."""
     raise_contradictions(config)
     training, held_out, task, names, quarantine = gathered(config)
+    before = Before(config.before, Path(config.model), quarantine) if config.before else None
     quarantine.write(out)
     tokenizer, pretrained = load_tokenizer(Path(config.model)), load_config(Path(config.model))
     frame = frame_of(tokenizer, causal=pretrained.causal, where=config.model)
@@ -107,11 +110,12 @@ def run(config: Config, out: Path) -> dict:
         with evaluating(model):
             batches = packed(measured, config.micro_tokens, partial(make, language=False))[0]
             total = sum(loss(model, batch)[1]["loss"] for batch in batches) / sum(batch.count for batch in batches)
-        return {"val_loss": total, **{f"val_{name}": value for name, value in figures.items()}}
+        return {"val_loss": total, **{f"val_{name}": value for name, value in figures.items()},
+                **(before.measure(model) if before else {})}
 
     stream = stream_of(inputs, size=config.examples, micro_tokens=config.micro_tokens, seed=config.seed, make=make)
     state = train(model, config, out, name="classify", stream=stream, objective=loss, validate=validate,
-                  epoch=config.examples / len(training))
+                  penalty=before if before and before.weight else None, epoch=config.examples / len(training))
     learned, share = state.model, trained_share(state.model)
     learned.trunk = learned.trunk if config.adapt.method == "full" else merge(learned.trunk)
     figures = written(learned, encoder, held_out, measured, out, config.micro_tokens)
@@ -129,6 +133,9 @@ def raise_contradictions(config: Config) -> None:
     if config.adapt.method not in MERGED:
         raise ConfigError(f"a classifier is not made with adapt.method = {config.adapt.method}", where="classify.adapt",
                           why="its folder holds plain weights", hint=f"one of {', '.join(MERGED)}")
+    if config.before and (config.frozen or config.adapt.method != "full"):
+        raise ConfigError("weights that stay as they are forget nothing", where="classify.before",
+                          hint="leave it out, or train all weights")
     if config.frozen and (config.adapt.method != "full" or config.auxiliary):
         raise ConfigError("a frozen trunk neither adapts nor learns language", where="classify.frozen",
                           hint="leave out frozen, or adapt and auxiliary")
@@ -162,17 +169,6 @@ def gathered(config: Config) -> tuple[list[Labelled], list[Labelled], str, tuple
         raise InputError("a held-out label that no training row has", where=config.validation or config.data,
                          why=", ".join(sorted(unknown)), hint="mend the labels, or hold out other rows")
     return rows, held_out, task, names, quarantine
-
-
-def renamed(row: Labelled, labels: dict[str, str]) -> Labelled:
-    """The row with its labels by their names."""
-    if not labels or row.kind == "choice":
-        return row
-    def name(label: object) -> str:
-        return labels.get(str(label), str(label))
-
-    label = type(row.label)(map(name, row.label)) if isinstance(row.label, list | tuple) else name(row.label)
-    return Labelled(row.kind, row.texts, label, row.place, row.row)
 
 
 def shape_of(config: Config, task: str, names: tuple[str, ...], *, causal: bool) -> Shape:

@@ -32,6 +32,7 @@ from bloomery.data.stream import Stream, samples
 from bloomery.finetune.predictions import TASK, evaluating
 from bloomery.finetune.questions import Asked, questions
 from bloomery.finetune.spans import LONGEST, QUERY, STRIDE, Window, decoded, windows
+from bloomery.finetune.yardsticks import answer_lengths, nearest_sentences, random_spans
 from bloomery.losses.classification import one_of_group
 from bloomery.model.forest import roots
 from bloomery.model.headed import Headed, Shape, load_headed, open_headed, save_headed
@@ -190,6 +191,14 @@ def figures(readings: Sequence[Reading], said: Sequence[dict]) -> dict[str, floa
     return found
 
 
+def yardsticks(training: Sequence[Asked], measured: Sequence[Reading]) -> dict[str, dict[str, float]]:
+    """The figures of held-out questions without a network."""
+    asked = [one.asked for one in measured]
+    ways = {"random_span": random_spans(asked, answer_lengths(training)),
+            "nearest_sentence": nearest_sentences(asked)}
+    return {name: figures(measured, [{"prediction": text} for text in texts]) for name, texts in ways.items()}
+
+
 def gathered(config: Config, quarantine: Quarantine) -> tuple[list[Asked], list[Asked]]:
     """Questions to learn from and those held out, by title, or by text where there are no titles."""
     rows = questions(config.data, quarantine, config.columns)
@@ -246,14 +255,18 @@ def run(config: Config, out: Path) -> dict:
     lines.sort(key=lambda line: token_f1(line["prediction"], line["answers"] or [""]))
     write_jsonl(out / "predictions.jsonl", lines)
     found = figures(measured, said)
-    write_atomic(out / "card.json", json.dumps({"task": "qa", **found}, indent=1))
+    beside = yardsticks(training, measured)
+    for name, own in ({"reader": found} | beside).items():
+        say(f"  qa: {name:17} exact match {own['exact_match']:.1f}, F1 {own['f1']:.1f}")
+    write_atomic(out / "card.json", json.dumps({"task": "qa", **found, "beside": beside}, indent=1))
     write_atomic(out / TASK, json.dumps({"task": "qa", **{name: getattr(config, name) for name in
                                                            ("stride", "query", "longest", "threshold")}}, indent=1))
     save_headed(state.model, out, bos=tokenizer.begin if pretrained.causal else None)
     tokenizer.save(out, context=model.config.context)
     return {"questions": len(training), "held_out_questions": len(held_out), "windows": len(taught),
             "answers_lost": lost, "quarantined": len(quarantine), "tokens": state.tokens, **state.best,
-            **{f"val_{name}": value for name, value in found.items()}}
+            **{f"val_{name}": value for name, value in found.items()},
+            **{f"{name}_{figure}": own[figure] for name, own in beside.items() for figure in ("exact_match", "f1")}}
 
 
 @dataclass(frozen=True)

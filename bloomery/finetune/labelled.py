@@ -140,6 +140,17 @@ def fractional(label: Any) -> bool:
         return False
 
 
+def renamed(row: Labelled, labels: dict[str, str]) -> Labelled:
+    """The row with its labels by their names."""
+    if not labels or row.kind == "choice":
+        return row
+    def name(label: object) -> str:
+        return labels.get(str(label), str(label))
+
+    label = type(row.label)(map(name, row.label)) if isinstance(row.label, list | tuple) else name(row.label)
+    return Labelled(row.kind, row.texts, label, row.place, row.row)
+
+
 def names_of(row: Labelled) -> list[str]:
     """The labels of a row, as names."""
     return [str(name) for name in row.label] if isinstance(row.label, list | tuple) else [str(row.label)]

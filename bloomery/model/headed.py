@@ -267,9 +267,10 @@ def beside(name: str) -> bool:
 
 def open_headed(folder: Path, shape: Shape, *, seed: int, pad: int | None = None, dropout: float = 0.0,
                 keeps_head: bool = False) -> Headed:
-    """A pretrained model with a new head; the pooler goes on from the one of pretraining where the folder has one."""
+    """A pretrained model, or that of another task, with a new head; the pooler goes on from the folder's, if any."""
     folder = Path(folder)
-    trunk = load_model(folder)
+    before = shape_in(folder) if (folder / "config.json").is_file() else None
+    trunk = load_headed(folder).trunk if before and before.task != "pairs" else load_model(folder)
     if trunk.config.causal and shape.task in OF_TEXTS and shape.pooling == "first":
         raise ConfigError("a decoder cannot be read at its first token", where="pooling",
                           why="that token has seen nothing but itself", hint="last, or mean")

@@ -21,6 +21,7 @@ CHARTS = (
     ("Loss", "nats", (("loss", "training"), ("val_loss", "validation"), ("eval_loss", "evaluation"))),
     (HELD_OUT, "bits per byte", (("val_bpb", "model"),)),
     ("Text it was trained on before", "bits per byte", (("base_bpb", "model"),)),
+    ("Held-out accuracy", "share", (("val_accuracy", "this task"), ("before_accuracy", "the task before"))),
     ("Reward margin", "chosen minus rejected", (("rewards/margins", "margin"),)),
     ("Pairs ranked right", "share of the batch", (("rewards/accuracies", "accuracy"),)),
     ("Answer log-probability", "nats", (("logps/chosen", "chosen"), ("logps/rejected", "rejected"))),

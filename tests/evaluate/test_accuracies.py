@@ -10,7 +10,7 @@ from bloomery.core.errors import ConfigError
 from bloomery.core.intervals import wilson
 from bloomery.evaluate.accuracies import accuracy_rows, policy_rows, say_rows
 from bloomery.evaluate.preference import PairScores
-from bloomery.evaluate.run import Config, run
+from bloomery.evaluate.run import Config, flat, run
 from bloomery.model.scalar import ScalarModel, save_scalar
 from bloomery.model.store import load_model
 from bloomery.text.chat import load_renderer
@@ -68,3 +68,10 @@ def test_models_and_reward_models_stand_in_one_table(tmp_path, monkeypatch):
 def test_contradictions_are_said_before_anything_is_read(given, said, tmp_path):
     with pytest.raises(ConfigError, match=said):
         run(Config(models={"a": "a", "b": "b"}, **given), tmp_path)
+
+
+def test_later_models_are_compared_with_the_reference_else_with_the_one_before():
+    measured = {name: {"nll": float(at)} for at, name in enumerate("abcd")}
+    assert {key for key in flat(measured) if "_" in key} == {"b.nll_a", "c.nll_b", "d.nll_c"}
+    compared = flat(measured, "b")
+    assert {key for key in compared if "_" in key} == {"b.nll_a", "c.nll_b", "d.nll_b"} and compared["d.nll_b"] == 1.0

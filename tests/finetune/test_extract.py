@@ -9,8 +9,9 @@ import torch
 
 from bloomery.core.errors import InputError
 from bloomery.core.files import Quarantine
-from bloomery.finetune.extract import Config, lessons, open_reader, reading, run
+from bloomery.finetune.extract import Config, Reading, lessons, open_reader, reading, run, yardsticks
 from bloomery.finetune.questions import Asked, questions
+from bloomery.finetune.yardsticks import answer_lengths, nearest_sentences, random_spans
 from bloomery.model.forest import roots
 from bloomery.predictions import predict_file
 from bloomery.text.framing import frame_of
@@ -92,3 +93,15 @@ def test_every_answer_of_squad_is_tokens_of_its_text(tmp_path):
     for asked in found[::200]:
         one = reading(asked, frame, 384)
         assert asked.answers[0][0] in one.text(*one.gold)
+
+
+def test_yardsticks_are_spans_of_the_text_and_the_sentence_that_shares_most():
+    asked = [Asked("where is the boat", "Iron is made here. The boat is at sea. Ore is red.", (("at sea", 31),), "1"),
+             Asked("what is red", "Iron is made here. The boat is at sea. Ore is red.", (("Ore", 39),), "2")]
+    assert answer_lengths(asked) == [2, 1] and answer_lengths([]) == [1]
+    assert nearest_sentences(asked) == ["The boat is at sea.", "Ore is red."]
+    spans = random_spans(asked, [2])
+    assert spans == random_spans(asked, [2]) and all(span in asked[0].context and len(span.split()) == 2
+                                                     for span in spans)
+    told = yardsticks(asked, [Reading(one, [], [], None) for one in asked])
+    assert told["nearest_sentence"]["f1"] > told["random_span"]["exact_match"] == 0
