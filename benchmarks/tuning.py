@@ -121,7 +121,7 @@ def borrowed(spec: dict) -> dict:
         def __init__(self) -> None:
             super().__init__()
             whole = AutoModelForCausalLM.from_pretrained(spec["folder"], dtype=torch.float32)
-            self.config = SimpleNamespace(vocabulary=whole.config.vocab_size, head_softcap=None)
+            self.config = SimpleNamespace(vocabulary=whole.config.vocab_size, head_softcap=None, head_transform=False)
             self.trunk, self.head = whole.model, Linear(whole.config.hidden_size, whole.config.vocab_size)
             self.head.weight = whole.lm_head.weight
             self.embedding = self.trunk.embed_tokens

@@ -209,8 +209,10 @@ def size(count: float) -> str:
 SPECIAL = 8                         # special tokens that are listed
 QUIET = ("transformers_version", "_from_model_config")
 PARTS = {"norms": "norm|_after", "attention": r"\.attention\.", "feed-forward": r"\.mlp\.", "positions": "places",
-         "embedding": "embedding", "head": "head"}          # a name belongs to the first part whose pattern is in it
-NORMS = {"rms": "RMSNorm", "rms_plus_one": "RMSNorm with 1 + w", "layer": "LayerNorm"}
+         "token types": "types", "embedding": "embedding",
+         "head": "head|transform"}                          # a name belongs to the first part whose pattern is in it
+NORMS = {"rms": "RMSNorm", "rms_plus_one": "RMSNorm with 1 + w", "layer": "LayerNorm",
+         "layer_plain": "LayerNorm without a bias"}
 ORDERS = {"pre": "before each layer", "post": "after each layer", "sandwich": "before and after each layer"}
 ACTIVATIONS = {"swiglu": "SwiGLU", "geglu": "GeGLU", "geglu_tanh": "GeGLU (tanh)", "gelu": "GELU",
                "gelu_tanh": "GELU (tanh)", "relu": "ReLU", "relu2": "squared ReLU"}

@@ -161,8 +161,8 @@ def search(source: Annotated[str, typer.Argument(metavar="SOURCE", help="texts, 
            plain: Annotated[bool, typer.Option("--plain", help="no stop words, plurals as they are: for texts that are "
                                                                "not English")] = False,
            model: Annotated[str, typer.Option(metavar="MODEL", help="a model folder that embeds the texts")] = "",
-           pooling: Annotated[str, typer.Option(help="where an embedding is read off a model: mean, last or first; by default "
-                                                     "as its folder says, else mean")] = "",
+           pooling: Annotated[str, typer.Option(help="where an embedding is read off a model: mean, last or first; by "
+                                                     "default as its folder says, else mean")] = "",
            as_json: AsJson = False) -> None:
     """Find texts by their words (BM25, TF-IDF), by a model's embeddings, or by both."""
     searching = load_module("bloomery.searching")

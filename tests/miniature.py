@@ -30,7 +30,7 @@ QUICKSTART = (                          # the stages of recipes/quickstart.toml,
     "reward.steps=4", "reward.pairs=4", "reward.validation_pairs=8", "reward.precision=fp32", "reward.save_every=2",
     "dpo.steps=4", "dpo.pairs=4", "dpo.validation_pairs=8", "dpo.precision=fp32", "dpo.save_every=2",
     "grpo.steps=2", "grpo.prompts=4", "grpo.samples=2", "grpo.validate_every=1", "grpo.look.prompts=4",
-    "grpo.sampling.max_tokens=8", "grpo.precision=fp32", "grpo.save_every=1",
+    "grpo.sampling.max_tokens=8", "grpo.precision=fp32", "grpo.save_every=1", "grpo.optimizer.warmup=0",
     "expressions.generated=6", "expressions.max_tokens=8", "expressions.precision=fp32",
     "evaluate.examples=12", "evaluate.generated=6", "evaluate.max_tokens=8", "evaluate.precision=fp32",
 )

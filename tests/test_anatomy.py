@@ -23,7 +23,8 @@ def test_parts_add_up_to_the_whole(name):
     whole = parts.pop("all")
     assert whole == sum(parts.values()) == preset.parameters()
     assert {"embedding", "attention", "feed-forward", "norms"} <= set(parts)
-    assert ("head" in parts) == (not preset.tied) and list(parts.values()) == sorted(parts.values(), reverse=True)
+    assert ("head" in parts) == (preset.head_transform or not preset.tied)
+    assert list(parts.values()) == sorted(parts.values(), reverse=True)
 
 
 def test_known_models_in_known_words():

@@ -153,7 +153,7 @@ def flat(measured: dict[str, dict], reference: str | None = None) -> dict:
         if before:
             out |= {f"{name}.{metric}_{before}": measured[before][metric] for metric, value in found.items()
                     if isinstance(value, float) and metric in measured[before]}
-        before = reference if reference in (before, name) else name
+        before = before if before and before == reference else name
     return out
 
 

@@ -37,7 +37,7 @@ class BeforeConfig(Settings):
     columns: dict[str, str] = Field({}, description="their column = ours, where they differ")
     labels: dict[str, str] = Field({}, description="their label = its name, as it was then")
     ewc: float = Field(0.0, ge=0, description="lambda: how dear the old task is; 0 only measures")
-    examples: int = Field(256, gt=0, description="rows the Fisher information is measured on, and as many others to tell by")
+    examples: int = Field(256, gt=0, description="rows to measure the Fisher information on, and as many to tell by")
 
 
 class Before:

@@ -96,6 +96,16 @@ def preferences(metrics: dict[str, object]) -> tuple[str, dict] | None:
                        first=len(bars) - 1, most=1.0)
 
 
+def answers(metrics: dict[str, object]) -> tuple[str, dict] | None:
+    """Share of held-out questions answered exactly as expected, of the model that gained most."""
+    before, after = max(gains(metrics, "exact_match"), key=lambda gain: gain[1] - gain[0], default=(None, None))
+    if after is None:
+        return None
+    bars = [("before", before, f"{100 * before:.1f} %"), ("after", after, f"{100 * after:.1f} %")]
+    return (f"exact answers went from {100 * before:.1f} % to {100 * after:.1f} %",
+            tile("Answers", f"{100 * after:.1f} %", "exactly right", bars, "held-out questions", first=1, most=1.0))
+
+
 def tile(label: str, value: str, unit: str, bars: list[tuple[str, float, str]], note: str, *, first: int = 0,
          most: float = 0.0) -> dict:
     """A headline number and, below it, bars drawn from zero; `first` is the bar in the accent colour."""
@@ -108,7 +118,7 @@ def tile(label: str, value: str, unit: str, bars: list[tuple[str, float, str]], 
 def headline(metrics: dict[str, object], kept: tuple[int, int] | None, count: int,
              seconds: float) -> tuple[str, list[dict]]:
     """One sentence and up to three tiles; where nothing was evaluated, what was read and how long it took."""
-    found = [f for f in (held_out(metrics), fine_tuning(metrics), preferences(metrics)) if f]
+    found = [f for f in (held_out(metrics), fine_tuning(metrics), preferences(metrics), answers(metrics)) if f][:3]
     words, tiles = [w for w, _ in found], [t for _, t in found]
     if kept and len(tiles) < 3:
         documents, read = kept

@@ -181,7 +181,9 @@ def test_two_processes_take_the_steps_of_one(vowels, tmp_path):
         import json
         from pathlib import Path
         from bloomery.align import rl
-        rl.run(rl.Config.model_validate_json({json.dumps(given)!r}, strict=True), Path({str(tmp_path / "two")!r}))"""
+        from bloomery.train.session import joined
+        rl.run(rl.Config.model_validate_json({json.dumps(given)!r}, strict=True), Path({str(tmp_path / "two")!r}))
+        joined().leave()"""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

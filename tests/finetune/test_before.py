@@ -11,6 +11,7 @@ from bloomery.core.files import Quarantine
 from bloomery.core.metrics import read_metrics
 from bloomery.finetune.before import Before, BeforeConfig, diagonal
 from bloomery.finetune.classify import Config, run
+from bloomery.finetune.inputs import forest_of
 from tests.finetune.task_data import NOUNS, model_folder, rows, write_rows
 
 ROUNDS = {"examples": 16, "precision": "fp32", "validate_every": 30, "dropout": 0.0, "optimizer": {"lr": 5e-3}}
@@ -33,7 +34,8 @@ def first(tmp_path_factory) -> Path:
 def second(first: Path, out: Path, weight: float, **options) -> dict:
     out.mkdir()
     return run(Config(model=str(first / "first"), data=str(first / "new.jsonl"), steps=60,
-                      before={"data": str(first / "old.jsonl"), "ewc": weight, "examples": 64}, **ROUNDS | options), out)
+                      before={"data": str(first / "old.jsonl"), "ewc": weight, "examples": 64},
+                      **ROUNDS | options), out)
 
 
 def test_what_was_learned_first_is_forgotten_less(first, tmp_path, handlers):
@@ -46,19 +48,21 @@ def test_what_was_learned_first_is_forgotten_less(first, tmp_path, handlers):
     assert json.loads((tmp_path / "held" / "config.json").read_text())["id2label"] == {"0": "False", "1": "True"}
 
 
-def test_the_information_is_of_single_rows_and_drawn_labels(first):
-    config = BeforeConfig(data=str(first / "old.jsonl"), ewc=1.0, examples=20)
-    before = Before(config, first / "first", Quarantine())
-    same = diagonal(before.model, before.measured, seed=1)
-    again = diagonal(before.model, before.measured, seed=1)
+def test_the_information_is_the_expectation_over_labels(first):
+    """sum over labels y of p(y) (d log p(y))^2, written out, against the mean of many draws."""
+    before = Before(BeforeConfig(data=str(first / "old.jsonl"), ewc=1.0, examples=20), first / "first", Quarantine())
     assert before.fisher.keys() == before.anchor.keys() == dict(before.model.trunk.named_parameters()).keys()
-    assert all(torch.equal(same[name], again[name]) and bool((same[name] >= 0).all()) for name in same)
-    one, two = (diagonal(before.model, before.measured[i:i + 1], seed=1) for i in (0, 1))
-    whole = diagonal(before.model, before.measured[:2], seed=1)
-    name = "blocks.0.mlp.down.weight"
-    assert float(whole[name].sum()) > 0 and torch.allclose(
-        diagonal(before.model, before.measured[:1] * 1, seed=1)[name], one[name])
-    assert not torch.equal(one[name], two[name])
+    model, row = before.model, before.measured[:1]
+    with torch.no_grad():
+        model.score.weight.mul_(0.01)                           # less sure, so that both labels are drawn
+    weight = model.trunk.blocks[0].mlp.down.weight
+    batch = forest_of(row, causal=False, typed=True)
+    logp = model.scores(batch.ids, batch.segments, batch.types)[0].log_softmax(-1)
+    exact = sum(float(p.detach().exp()) * torch.autograd.grad(p, weight, retain_graph=True)[0] ** 2 for p in logp)
+    drawn = sum(diagonal(model, row, seed=seed)["blocks.0.mlp.down.weight"] for seed in range(200)) / 200
+    assert float(drawn.sum() / exact.sum()) == pytest.approx(1, abs=0.25)
+    twice = diagonal(model, row * 2, seed=3)["blocks.0.mlp.down.weight"]
+    assert 0 < float(twice.sum()) < 4 * float(exact.sum())      # a mean over rows, not a sum
 
 
 def test_what_cannot_be_kept_is_said(first, tmp_path):
