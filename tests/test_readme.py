@@ -27,7 +27,8 @@ def test_every_file_it_names_exists():
 
 
 def test_every_verb_it_names_is_a_stage_or_a_command():
-    others = {"run", "chat", "show", "export", "check", "verify", "doctor", "generate", "serve", "score", "text"}
+    others = {"run", "chat", "show", "export", "check", "verify", "doctor", "generate", "serve", "score", "text",
+              "predict", "rethreshold"}
     named = set(re.findall(r"^bloomery ([a-z]+)", README, re.M)) | set(re.findall(r"`bloomery ([a-z]+)", README))
     assert named and named <= set(STAGES) | others
 

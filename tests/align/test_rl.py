@@ -4,11 +4,9 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 import torch
@@ -173,27 +171,15 @@ def test_whatever_the_memory_the_steps_are_the_same(verb, vowels, tmp_path):
 
 
 def test_two_processes_take_the_steps_of_one(vowels, tmp_path):
-    """Started as `torchrun` starts them, without its own process."""
     own = {"steps": 2, "micro_tokens": 60, "reward": {"verifier": None, "function": str(vowels)}, "kl": {"beta": 0.1}}
     made("grpo", tmp_path / "one", **own)
-    given = options("grpo", **own).model_dump(mode="json", exclude_defaults=True)
-    code = f"""
-        import json
-        from pathlib import Path
-        from bloomery.align import rl
-        from bloomery.train.session import joined
-        rl.run(rl.Config.model_validate_json({json.dumps(given)!r}, strict=True), Path({str(tmp_path / "two")!r}))
-        joined().leave()"""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    (tmp_path / "two").mkdir()
-    team = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [subprocess.Popen([sys.executable, "-c", dedent(code)], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-                              env=os.environ | team | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
-    for process in ranks:
-        _, said = process.communicate()
-        assert process.returncode == 0, said
+    given = [f"model={policy()}", f"data={prompts()}", f"validation={prompts()}", "steps=2", "prompts=4", "samples=4",
+             "precision=fp32", "sampling.max_tokens=6", "optimizer.lr=1e-3", "optimizer.warmup=0.0", "micro_tokens=60",
+             f"reward.function={vowels}", "kl.beta=0.1", "look.prompts=4", "validate_every=2", "save_every=1"]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m",
+                           "bloomery.cli", "grpo", *given, f"out={tmp_path / 'two'}"], cwd=ROOT, capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
     assert weights(tmp_path / "one") == weights(tmp_path / "two")
 
 
