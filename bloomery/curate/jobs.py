@@ -12,12 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from bloomery.core.errors import InputError
 from bloomery.core.files import Quarantine, data_files, extension
 from bloomery.curate.reading import READERS
 from bloomery.data import stdlib
-from bloomery.data.formats import inside
-from bloomery.model.hub import located
+from bloomery.data.formats import inside, placed
 
 JOB_BYTES = 1 << 25                 # of input on disk, about
 JOB_PIECES = 2000
@@ -72,11 +70,7 @@ def pieces(source: str, quarantine: Quarantine) -> Iterator[tuple[Piece, int]]:
     if source == stdlib.SOURCE:
         yield Piece(source, source), JOB_BYTES
         return
-    local = located(source)
-    if ":" in local and not Path(local).exists():
-        raise InputError("unknown source", where=source,
-                         hint=f"the built-in source is {stdlib.SOURCE}; else give a path")
-    base = str(Path(local) if Path(local).is_dir() else Path(local).parent) + "/"
+    local, base = placed(source)
     for path in data_files(inside(local, "documents.parquet"), quarantine, also=READERS):
         for start, stop, first, size in RANGES.get(extension(path), whole)(path):
             yield Piece(source, str(path), base, start, stop, first), size

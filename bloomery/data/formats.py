@@ -29,16 +29,21 @@ SPLIT = re.compile(r"(?:^|[/_.-])(train|validation|valid|val|dev|test)(?=[/_.-])
 YES_NO = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 
 
+def placed(source: str) -> tuple[str, str]:
+    """Where a source lies on this machine, and the folder from which its places are told. `InputError` if unknown."""
+    local = located(source)
+    if ":" in local and not Path(local).exists():
+        raise InputError("unknown source", where=source,
+                         hint=f"the built-in source is {stdlib.SOURCE}; else give a path")
+    return local, str(Path(local) if Path(local).is_dir() else Path(local).parent) + "/"
+
+
 def documents(source: str, quarantine: Quarantine) -> Iterator[Document]:
     """The documents of a file, a folder, a curation output, or `python:stdlib`; the default source is the place."""
     if source == stdlib.SOURCE:
         yield from stdlib.documents(quarantine)
         return
-    source = located(source)
-    if ":" in source and not Path(source).exists():
-        raise InputError("unknown source", where=source,
-                         hint=f"the built-in source is {stdlib.SOURCE}; else give a path")
-    base = str(Path(source) if Path(source).is_dir() else Path(source).parent) + "/"
+    source, base = placed(source)
     yield from records(inside(source, "documents.parquet"), quarantine,
                        parse=lambda row, where: document(row, where.removeprefix(base)),
                        advice=lambda columns: "each row needs a column `text` (and `source`)")

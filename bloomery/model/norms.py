@@ -132,4 +132,11 @@ class NoNorm(Norm):
         return x
 
 
+def give_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Let all norms of a model return this dtype."""
+    for module in model.modules():
+        if isinstance(module, Norm):
+            module.compute = dtype
+
+
 NORMS = {"rms": RMSNorm, "rms_plus_one": PlusOneRMSNorm, "layer": LayerNorm, "layer_plain": PlainLayerNorm}

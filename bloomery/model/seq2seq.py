@@ -24,7 +24,7 @@ from bloomery.model.forest import Forest, Segments, roots
 from bloomery.model.init import initialise
 from bloomery.model.linear import Linear
 from bloomery.model.mlp import MLP
-from bloomery.model.norms import NORMS, Norm
+from bloomery.model.norms import NORMS, Norm, give_in
 from bloomery.model.positions import rope_table, sinusoidal
 from bloomery.model.relative_bias import BiasedCache, BiasedForest, RelativeBias
 from bloomery.model.rope_scaling import frequencies, temperature
@@ -193,9 +193,7 @@ class EncoderDecoder(nn.Module):
     @compute.setter
     def compute(self, dtype: torch.dtype) -> None:
         self._compute = dtype
-        for module in self.modules():
-            if isinstance(module, Norm):
-                module.compute = dtype
+        give_in(self, dtype)
 
     def forward(self, ids: Tensor, positions: Tensor, memory: Memory) -> Tensor:
         """Hidden states after the last norm of either stack, (N, D); `memory.segments` says which run is which."""

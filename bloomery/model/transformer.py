@@ -14,7 +14,7 @@ from bloomery.model.config import ModelConfig
 from bloomery.model.init import initialise
 from bloomery.model.linear import Linear
 from bloomery.model.mlp import ACTIVATIONS
-from bloomery.model.norms import NORMS, Norm
+from bloomery.model.norms import NORMS, give_in
 from bloomery.model.positions import rope_table, sinusoidal
 from bloomery.model.rope_scaling import frequencies, temperature
 
@@ -50,9 +50,7 @@ class Transformer(nn.Module):
     @compute.setter
     def compute(self, dtype: torch.dtype) -> None:
         self._compute = dtype
-        for module in self.modules():
-            if isinstance(module, Norm):
-                module.compute = dtype
+        give_in(self, dtype)
 
     def forward(self, ids: Tensor, positions: Tensor, memory: Memory, types: Tensor | None = None) -> Tensor:
         """Hidden states after the last norm, (N, D) in the compute dtype; `types` (N,) are all 0 unless given."""
