@@ -4,6 +4,7 @@ import json
 import math
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -255,7 +256,7 @@ def ask(stub, **options):
 
 def test_what_may_pass_is_tried_again_and_the_key_comes_from_the_environment(monkeypatch):
     waits = []
-    monkeypatch.setattr(assistants.time, "sleep", waits.append)
+    monkeypatch.setattr(assistants, "time", SimpleNamespace(sleep=waits.append))
     monkeypatch.setenv("STUB_KEY", "secret")
     with serving(lambda body: text(" hello "), (429, {"Retry-After": "7"}), (503, {}), (500, {})) as stub:
         assert ask(stub, key="STUB_KEY", served="big")[0] == assistants.Reply("hello", True)
@@ -266,7 +267,7 @@ def test_what_may_pass_is_tried_again_and_the_key_comes_from_the_environment(mon
 @pytest.mark.parametrize(("failures", "why", "asked"), [
     ([(401, {})], "401", 1), ([(503, {})] * 3, "503", 3)])
 def test_what_does_not_pass_is_an_error_that_says_so(monkeypatch, failures, why, asked):
-    monkeypatch.setattr(assistants.time, "sleep", lambda wait: None)
+    monkeypatch.setattr(assistants, "time", SimpleNamespace(sleep=lambda wait: None))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with serving(lambda body: text("never"), *failures) as stub, pytest.raises(InputError) as error:
         ask(stub, retries=2)
@@ -274,7 +275,7 @@ def test_what_does_not_pass_is_an_error_that_says_so(monkeypatch, failures, why,
 
 
 def test_a_server_that_is_not_there_is_an_error(monkeypatch):
-    monkeypatch.setattr(assistants.time, "sleep", lambda wait: None)
+    monkeypatch.setattr(assistants, "time", SimpleNamespace(sleep=lambda wait: None))
     with pytest.raises(InputError, match="did not answer") as error:
         assistants.opened(AssistantConfig(url="http://127.0.0.1:9/v1", retries=1, timeout=2), compute=torch.float32)
     assert "Error" in error.value.why
