@@ -36,6 +36,7 @@ from benchmarks import (
     reward,
     rloo,
     scaling,
+    seq2seq,
     serve,
     sft,
     shakespeare,
@@ -122,7 +123,7 @@ def main(given: list[str]) -> int:
 
 
 CASES: dict[str, Case] = {"shakespeare": shakespeare.run, "mfu": mfu.run, "pretrain": pretrain.run,
-                          "mlm": mlm.run,
+                          "mlm": mlm.run, "seq2seq": seq2seq.run,
                           "loss-memory": losses.run, "checkpoint": checkpoint.run, "scaling": scaling.run,
                           "sft": sft.run, "lora": lora.run, "dpo": dpo.run, "reward": reward.run, "kto": kto.run,
                           "orpo": orpo.run, "dialogues": dialogues.run, "grpo": grpo.run, "rloo": rloo.run,

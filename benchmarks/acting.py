@@ -16,6 +16,7 @@ import json
 import random
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,21 +75,23 @@ def answer(spec: dict, *, steps: list[float], rollouts: list[float], figures: li
             "figures": told, "prompts": asked, "done": done, "logps": logps}
 
 
-def ours(spec: dict) -> dict:
-    import torch
-
-    from bloomery.align.control import Control
-    from bloomery.align.policy_objective import Terms, objective
-    from bloomery.align.rl import Learner
+def our_options(spec: dict) -> Any:
+    """The stage's options, as the spec wants them."""
     from bloomery.align.rl_config import LearnerConfig
-    from bloomery.align.rollout import Actor, Asked, Forced, Group
-    from bloomery.core.records import Message, Problem
-    from bloomery.generate.engine import Engine
-    from bloomery.model.store import load_model
     from bloomery.stages import REINFORCEMENTS
+
+    optimizer = {"lr": RATE, "schedule": "constant", "warmup": 0, "weight_decay": 0.1, "beta2": 0.95}
+    return LearnerConfig(**REINFORCEMENTS[spec["task"]][1] | {
+        "model": spec["folder"], "steps": spec["steps"], "prompts": len(spec["prompts"]), "samples": spec["samples"],
+        "epochs": spec["epochs"], "sampling": {"max_tokens": spec["new"]}, "optimizer": optimizer, "kl": {"beta": 0},
+        "micro_tokens": MICRO_TOKENS} | spec.get("options", {}))
+
+
+def our_sources(spec: dict, model: Any, config: Any) -> Callable[[int], Any]:
+    """What acts in a step: our engine, or, in a gate, who dictates."""
+    from bloomery.align.rollout import Actor, Forced
+    from bloomery.generate.engine import Engine
     from bloomery.text.tokenizer import Tokenizer
-    from bloomery.train.optim import OptimizerConfig
-    from bloomery.train.state import fresh
 
     class Ids:
         """What acting asks of a renderer, where prompts are ids already."""
@@ -96,30 +99,43 @@ def ours(spec: dict) -> dict:
         def __init__(self, tokenizer: Tokenizer):
             self.tokenizer, self.ends = tokenizer, frozenset((tokenizer.eos,))
 
-    model = load_model(Path(spec["folder"]), compute=getattr(torch, DTYPES[spec["precision"]]))
-    size = model.config.vocabulary
+    size, how = model.config.vocabulary, config.sampling.how
     renderer = Ids(Tokenizer(vocabulary_of(size), {"eos_token": END, "pad_token": PAD}))
-    asked = [[Asked(Problem((Message("user", "?"),), "", id=str(place)), ids, place)
-              for place, ids in enumerate(step)] for step in prompts(spec, size)]
-    optimizer = OptimizerConfig(lr=RATE, schedule="constant", warmup=0, weight_decay=0.1, beta2=0.95)
-    config = LearnerConfig(**REINFORCEMENTS[spec["task"]][1] | {
-        "model": spec["folder"], "steps": spec["steps"], "prompts": len(spec["prompts"]), "samples": spec["samples"],
-        "epochs": spec["epochs"], "sampling": {"max_tokens": spec["new"]}, "optimizer": optimizer, "kl": {"beta": 0},
-        "micro_tokens": MICRO_TOKENS} | spec.get("options", {}))
-    state = fresh(model, optimizer, steps=config.steps * config.updates)
-    reference = load_model(Path(spec["folder"])).requires_grad_(False) if config.kl.needs_reference else None
     engine = Engine(model, renderer.tokenizer, slots=config.slots, context=max(spec["prompts"]) + spec["new"])
-    actor = Actor(engine, renderer, config.sampling.how, samples=config.samples, max_tokens=spec["new"])
+    actor = Actor(engine, renderer, how, samples=config.samples, max_tokens=spec["new"])
+
+    def source(step: int) -> Any:
+        if not spec.get("gate"):
+            return actor
+        said = dictated(spec, size, step)
+        return Forced(renderer, lambda problem, step: said[int(problem.id)], how=how)
+
+    return source
+
+
+def ours(spec: dict) -> dict:
+    import torch
+
+    from bloomery.align.control import Control
+    from bloomery.align.policy_objective import Terms, objective
+    from bloomery.align.rl import Learner
+    from bloomery.align.rollout import Asked, Group
+    from bloomery.core.records import Message, Problem
+    from bloomery.model.store import load_model
+    from bloomery.train.state import fresh
+
+    config = our_options(spec)
+    model = load_model(Path(spec["folder"]), compute=getattr(torch, DTYPES[spec["precision"]]))
+    asked = [[Asked(Problem((Message("user", "?"),), "", id=str(place)), ids, place)
+              for place, ids in enumerate(step)] for step in prompts(spec, model.config.vocabulary)]
+    state = fresh(model, config.optimizer, steps=config.steps * config.updates)
+    reference = load_model(Path(spec["folder"])).requires_grad_(False) if config.kl.needs_reference else None
+    source = our_sources(spec, model, config)
     seen: dict[str, list] = {"steps": [], "rollouts": [], "figures": [], "drawn": [], "logps": []}
 
     def act(policy: Any, given: list[Asked], *, step: int) -> list[Group]:
         """Those of this step, drawn or dictated, and paid for what they are."""
-        if spec.get("gate"):
-            said = dictated(spec, size, step)
-            source = Forced(renderer, lambda problem, step: said[int(problem.id)], how=config.sampling.how)
-        else:
-            source = actor
-        groups = source(policy, asked[step], step=step)
+        groups = source(step)(policy, asked[step], step=step)
         every = [one for group in groups for one in group.trajectories]
         for one in every:
             one.reward = worth(one.ids)

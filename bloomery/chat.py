@@ -30,9 +30,9 @@ class Speaks(Protocol):
     def reply(self, messages: tuple[Message, ...], options: ChatOptions) -> Iterator[str]: ...
 
 
-def open_chat(folder: Path, *, precision: str = "fp32") -> Speaker:
+def open_chat(folder: Path, *, precision: str = "fp32", device: str = "auto") -> Speaker:
     """The model of a folder; on a terminal also what it is and which commands there are."""
-    found = Speaker(folder, precision=precision)
+    found = Speaker(folder, precision=precision, device=device)
     if found.renderer is None:
         raise InputError("this model cannot be talked to", where=str(folder), why="the folder has no tokenizer.json")
     if not found.answers:
@@ -175,7 +175,8 @@ def typed_lines() -> Iterator[str]:
             say("Ctrl-D or /quit leaves")
 
 
-SETTLED = {"system": "/system TEXT", "precision": "start again with --precision"}
+SETTLED = {"system": "/system TEXT", "precision": "start again with --precision",
+           "device": "start again with --device"}
 COMMANDS: dict[str, tuple[Callable[[Dialogue, str], None], str]] = {
     "/system": (Dialogue.system, "TEXT: what the model is told before everything; without a text, nothing"),
     "/retry": (Dialogue.retry, "answers the last question again, with the next seed"),

@@ -109,7 +109,7 @@ def chat(model: Model, options: ChatOptions,
          ask: Annotated[str, typer.Option(metavar="QUESTION", help="ask this and end")] = "") -> None:
     """Talk to a model; questions may also come through a pipe, one a line."""
     talking = load_module("bloomery.chat")
-    speaker = talking.open_chat(local(model), precision=options.precision)
+    speaker = talking.open_chat(local(model), precision=options.precision, device=options.device)
     talking.talk(speaker, iter([ask]) if ask else talking.typed_lines(), options,
                  interactive=sys.stdin.isatty() and not ask)
 

@@ -20,13 +20,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
 
 from bloomery import __version__
 from bloomery.core.artifacts import tree_hash
-from bloomery.core.errors import BloomeryError, Preempted
+from bloomery.core.errors import BloomeryError, ConfigError, Preempted
 from bloomery.core.metrics import duration, progress, say
 from bloomery.core.records import Message
 from bloomery.data.formats import messages
@@ -35,11 +34,13 @@ from bloomery.generate.best_of import kl_bound, ranking
 from bloomery.generate.determinism import self_test
 from bloomery.generate.request import Completion, Ticket
 from bloomery.generate.scoring import Ensemble, Reward, RewardModel
-from bloomery.row_files import begun, continued, model_hash, read_all
+from bloomery.model.seq2seq_files import is_seq2seq
+from bloomery.row_files import COMPLETIONS, begun, continued, model_hash, read_all, row_seed
 from bloomery.speaker import Speaker
+from bloomery.targets import write_targets
 from bloomery.train.hooks import stop_signal
+from bloomery.train.precision import placed
 
-COMPLETIONS = "completions"
 SHORTEST = 64                   # tokens of a cache, at least: the engine's trial needs a few
 SYNC_SECONDS = 5.0              # of work that a power failure may cost; a killed process loses no line it wrote
 
@@ -56,15 +57,21 @@ class Prompt:
 def complete_file(model: Path, prompts: Path, out: Path, options: GenerateOptions) -> dict:
     """Complete every prompt of a file into `out`, or go on where an earlier run of the same options stopped.
 
+    A network that reads a source writes its target: `targets.py`.
     Raises `InputError` with the bad rows of the file before any work, `ConfigError` when `out` was begun with other
     options.  Returns what was done: rows, tokens, seconds.
     """
+    if is_seq2seq(model):
+        return write_targets(model, prompts, out, options)
+    if options.beams > 1:
+        raise ConfigError("beam search is for networks that read a source", where=str(model),
+                          hint="a language model draws: --temperature 0.8 --best-of 8")
     about = {"version": __version__, "model": model_hash(model), "prompts": tree_hash(prompts),
              "rewards": [model_hash(Path(name)) for name in options.reward],
-             "options": options.model_dump(mode="json", exclude={"reward"})}
+             "options": options.model_dump(mode="json", exclude={"reward", "device"})}
 
     def work(part: BinaryIO) -> dict:
-        speaker = Speaker(model, precision=options.precision)
+        speaker = Speaker(model, precision=options.precision, device=options.device)
         asked = read_prompts(prompts, speaker, options)
         rank = rewards(options) if options.reward else None
         begin = begun(out, part, about, [prompt.row for prompt in asked], COMPLETIONS)
@@ -158,11 +165,6 @@ def write_all(part: BinaryIO, speaker: Speaker, asked: list[Prompt], begin: int,
     return {"generated_tokens": tokens, "finish": dict(sorted(ends.items())), "seconds": round(seconds, 3)}
 
 
-def row_seed(seed: int, row: int) -> int:
-    """The seed of one row: 63 bits of a hash, so that neighbouring rows and seeds have nothing in common."""
-    return int.from_bytes(blake2b(f"{seed} {row}".encode(), digest_size=8).digest()) >> 1
-
-
 def tickets(speaker: Speaker, asked: list[Prompt], begin: int, options: GenerateOptions) -> Iterator[Ticket]:
     """The finished requests of all rows from `begin` on, in order; as many are under way as there are slots."""
     longest = max(len(prompt.ids) for prompt in asked)
@@ -200,5 +202,5 @@ def written_down(one: Completion, with_ids: bool) -> dict:
 
 
 def rewards(options: GenerateOptions) -> Reward:
-    models = [RewardModel(Path(name)) for name in options.reward]
+    models = [RewardModel(Path(name), device=placed(options.device)) for name in options.reward]
     return models[0] if len(models) == 1 else Ensemble(models, options.combine)

@@ -42,6 +42,7 @@ class Decoding(Settings):
     min_tokens: int = Field(0, ge=0, description="the answer does not end before so many tokens")
     stop: list[str] = Field([], description="ends the answer before this text; may be given several times")
     precision: Literal["bf16", "fp32"] = Field("fp32", description="dtype of weights and matrix products")
+    device: str = Field("auto", description="cpu, cuda, cuda:1, mps, or auto: a GPU if there is one, else cpu")
 
     @model_validator(mode="after")
     def stops_are_texts(self) -> "Decoding":
@@ -61,6 +62,9 @@ class GenerateOptions(Decoding):
 
     n: int = Field(1, ge=1, description="completions kept of each prompt")
     best_of: int | None = Field(None, ge=1, description="completions drawn, of which the n best are kept")
+    beams: int = Field(1, ge=1, description="continuations searched side by side, of which the n best are kept; for "
+                                            "networks that read a source")
+    length_penalty: float = Field(1.0, description="beams are judged by log p / length^this")
     reward: list[str] = Field([], description="a reward model that scores them; of several, see --combine; "
                                               "default: their mean log-probability")
     combine: Literal["mean", "min", "lower", "variance"] = Field(
@@ -87,7 +91,11 @@ class GenerateOptions(Decoding):
             raise ValueError(f"the best {self.n} of {self.drawn} completions: best_of must be at least n")
         if self.drawn > self.slots:
             raise ValueError(f"{self.drawn} completions of a prompt need as many slots, there are {self.slots}")
-        if self.drawn > 1 and self.temperature == 0:
+        if self.beams > 1 and (self.temperature > 0 or self.best_of):
+            raise ValueError("a beam search draws nothing: leave out temperature and best_of")
+        if 1 < self.beams < self.n:
+            raise ValueError(f"the best {self.n} of {self.beams} beams: beams must be at least n")
+        if self.beams == 1 and self.drawn > 1 and self.temperature == 0:
             raise ValueError(f"{self.drawn} completions at temperature 0 would all be the same: give a temperature")
         return self
 

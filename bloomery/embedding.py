@@ -13,6 +13,7 @@ from bloomery.model.store import load_config, load_model
 from bloomery.model.vectors import pooling_in
 from bloomery.speaker import Speaker
 from bloomery.text.tokenizer import load_tokenizer
+from bloomery.train.precision import placed
 
 GROUP = 64                              # texts embedded between two lines of progress
 
@@ -30,7 +31,7 @@ class Embedder:
         if not (folder / "tokenizer.json").is_file():
             raise InputError("this model cannot read text", where=model, why="it has no tokenizer.json")
         tokenizer, causal = load_tokenizer(folder), load_config(folder).causal
-        self.engine = Speaker(folder).open() if causal else Reader(load_model(folder))
+        self.engine = Speaker(folder).open() if causal else Reader(load_model(folder).to(placed()))
         self.pooling = pooling or pooling_in(folder) or "mean"
         self.encode, self.framed = tokenizer.encode, lambda ids: as_read(ids, tokenizer, causal=causal)
         self.room = self.engine.context - len(self.framed([]))

@@ -22,9 +22,10 @@ def forecast(steps: list[Step]) -> dict:
         row = {"stage": step.task.name, "verb": step.task.verb, "hash": step.hash, "folder": str(step.folder),
                "state": "done" if step.is_done else "to run", **{key: found[key] for key in SHOWN if key in found}}
         if "flops" in row and "seconds" not in row:
-            precision = getattr(step.config, "precision", "auto")
-            rates[precision] = rates.get(precision) or matmul_rate(choose(precision)[0]) * UTILIZATION
-            row["seconds"] = row["flops"] / rates[precision]
+            asked = precision, device = (getattr(step.config, name, "auto") for name in ("precision", "device"))
+            rates[asked] = rates.get(asked) or UTILIZATION * matmul_rate(choose(precision, device=device)[0],
+                                                                         device=device)
+            row["seconds"] = row["flops"] / rates[asked]
         rows.append(row)
     unknown = [row["stage"] for row in rows if row["state"] == "to run" and "seconds" not in row]
     needed, (_, available) = max((row.get("memory_gb", 0.0) for row in rows), default=0.0), memory_gb()

@@ -20,13 +20,13 @@ from bloomery.core import artifacts
 from bloomery.core import config as options
 from bloomery.core.artifacts import Artifact, fingerprint, is_done, open_artifact, write_atomic
 from bloomery.core.config import Problem, Settings, dotted, essential, fixed, nearest, reads
-from bloomery.core.errors import InputError
+from bloomery.core.errors import BloomeryError, InputError
 from bloomery.core.metrics import say
 from bloomery.core.toml import Keys, dump_toml, replace
 from bloomery.failures import failures_explained, stop_at_once_on_signals
 from bloomery.model import hub
 from bloomery.recipe import BUILT_IN, REFERENCE, Recipe, Task, input_problems, read_recipe, references, resolve
-from bloomery.stages import STAGES, Run, Stage, load
+from bloomery.stages import STAGES, Run, Stage, load, load_module
 
 RANK = int(os.environ.get("RANK", 0))       # which process of a `torchrun` this is
 POLL = 0.1                                  # seconds between looks at what rank 0 has finished
@@ -174,14 +174,18 @@ def make(folder: Path, *, stage: str, verb: str, key: str, config: Settings, sta
 def follow(folder: Path, config: Settings, run_stage: Run) -> Artifact:
     """What the other processes of `torchrun` do while rank 0 makes a folder: share its training, or wait.
 
-    What a rank writes beside rank 0 is thrown away.  If rank 0 fails, the launcher ends the others.
+    What a rank writes beside rank 0 is thrown away.  If rank 0 fails, a launcher ends the others; where there is none,
+    those that have shared its training notice it.
     """
-    shared = hasattr(config, "parallel")
+    team = None
+    if isinstance(getattr(config, "parallel", None), Settings) and not is_done(folder):
+        with TemporaryDirectory() as scratch:
+            run_stage(config, Path(scratch))
+        team = load_module("bloomery.train.session").joined()
     while not is_done(folder):
-        if shared:
-            with TemporaryDirectory() as scratch:
-                run_stage(config, Path(scratch))
-            shared = False
+        if team and team.abandoned and not is_done(folder):         # it may have finished between two looks
+            raise BloomeryError("rank 0 has ended before it was done", where=str(folder),
+                                hint="see its messages; then run again: it goes on from the last checkpoint")
         time.sleep(POLL)
     return open_artifact(folder)
 

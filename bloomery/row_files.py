@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -22,6 +23,7 @@ from bloomery.model.hub import MODEL_FILES
 
 T = TypeVar("T")
 
+COMPLETIONS = "completions"     # the column of what was written
 SHOWN = 5                       # bad rows that an error names
 
 
@@ -78,6 +80,11 @@ def begun(out: Path, part: BinaryIO, about: dict, asked: Sequence[dict], column:
     if done:
         say(f"goes on after {done} of {len(asked)} rows")
     return done
+
+
+def row_seed(seed: int, row: int) -> int:
+    """The seed of one row: 63 bits of a hash, so that neighbouring rows and seeds have nothing in common."""
+    return int.from_bytes(blake2b(f"{seed} {row}".encode(), digest_size=8).digest()) >> 1
 
 
 def model_hash(folder: Path) -> str:

@@ -30,6 +30,7 @@ from bloomery.generate.best_of import combine, disagreement
 from bloomery.generate.scoring import Reward, RewardModel, standardised
 from bloomery.row_files import begun, continued, model_hash, read_all
 from bloomery.train.hooks import stop_signal
+from bloomery.train.precision import placed
 
 SCORES = "scores"
 GROUP = 32                      # rows scored together: a fixed cut, so that a stop changes no batch and so no digit
@@ -55,7 +56,7 @@ def score_file(models: Sequence[Path], rows: Path, out: Path, *, how: str = "mea
              "options": {"combine": how, "k": k, "normalise": tree_hash(normalise) if normalise else None}}
 
     def work(part: BinaryIO) -> dict:
-        members = [RewardModel(folder) for folder in models]
+        members = [RewardModel(folder, device=placed()) for folder in models]
         asked = read_rows(rows, members)
         common = read_rows(normalise, members) if normalise else asked
         scaled = [on_one_scale(member, common[:COMMON], folder) for member, folder in

@@ -12,7 +12,7 @@ from bloomery.generate.request import Request
 from bloomery.generate.sampling import Sampling
 from bloomery.model.store import load_generation, load_model
 from bloomery.text.chat import load_renderer
-from bloomery.train.precision import choose
+from bloomery.train.precision import choose, placed
 
 OWN = {field.name for field in fields(Sampling)} & set(Decoding.model_fields)
 
@@ -24,9 +24,9 @@ def sampling(options: Decoding) -> Sampling:
 class Speaker:
     """A model folder one can talk to. A folder without a tokenizer takes and gives token ids."""
 
-    def __init__(self, folder: Path, *, precision: str = "fp32"):
-        compute = choose(precision)[0]
-        self.model = load_model(folder, compute=compute, dtype=compute).eval()
+    def __init__(self, folder: Path, *, precision: str = "fp32", device: str = "auto"):
+        compute = choose(precision, device=device)[0]
+        self.model = load_model(folder, compute=compute, dtype=compute).eval().to(placed(device))
         self.renderer = load_renderer(folder) if (Path(folder) / "tokenizer.json").is_file() else None
         self.tokenizer = self.renderer.tokenizer if self.renderer else None
         ends = load_generation(folder).get("eos_token_id")

@@ -95,6 +95,8 @@ STAGES = {
                        "bloomery languages data=sentences.jsonl out=languages",
                        {"label": "lang", "features": {"words": 1, "characters": 4, "shape": 0, "epochs": 2,
                                                       "rate": 0.5, "bits": 18}}),
+    "pii": Stage("bloomery.curate.pii_score", "Measure the patterns for personal data on labelled texts, kind by kind.",
+                 "bloomery pii data=labelled.jsonl out=card"),
     "introspect": Stage("bloomery.instruct.introspect", "Questions about Python itself, with known answers.",
                         "bloomery introspect out=facts"),
     "arithmetic": Stage("bloomery.instruct.sums", "Arithmetic problems, and demonstrations as careless as people's.",

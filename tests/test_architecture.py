@@ -15,7 +15,7 @@ LAYERS = {"core": 0, "classic": 1, "text": 1, "model": 1, "losses": 1, "data": 2
 TOP = 5                         # modules directly in the package: stages, pipeline, cli and what they are made of
 DRAWERS = {"util", "utils", "helper", "helpers", "common", "misc", "base"}
 REFLECTION = "data/reflection.py"      # a program, not a module of ours: it reads the standard library by importing it
-KERNEL = "model/cache.py"               # of a file that cannot even be read without numba, which is optional
+KERNEL = "core/kernels.py"              # of a file that cannot even be read without numba, which is optional
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -107,7 +107,7 @@ def test_the_library_does_not_print():
 def test_imports_by_name_are_made_in_one_place():
     found = {str(path.relative_to(ROOT)) for path in FILES
              for name in ("import_module", "__import__") if f"{name}(" in path.read_text(encoding="utf-8")}
-    assert found == {"stages.py", REFLECTION, KERNEL, "curate/native.py"}      # the last without torch
+    assert found == {"stages.py", REFLECTION, KERNEL}
 
 
 def test_the_program_that_imports_the_standard_library_imports_nothing_else():

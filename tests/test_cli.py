@@ -130,7 +130,7 @@ def test_the_plan_without_running(command):
 
 def test_a_plan_from_nothing_knows_the_models(command, monkeypatch):
     """What the recipe says is enough for parameters and tokens of stages whose inputs nobody has made yet."""
-    monkeypatch.setattr(forecast, "matmul_rate", lambda dtype: 1e12)
+    monkeypatch.setattr(forecast, "matmul_rate", lambda dtype, device: 1e12)
     Path("c.jsonl").write_text("")                          # hashing the standard library takes a second
     given = ("curate.source=c.jsonl", "base.precision=fp32", "sft.precision=fp32", "dpo.precision=fp32",
              "base.model.width=256", "tokenizer.vocabulary=4096")

@@ -169,7 +169,7 @@ def test_best_of_by_log_probability(generate):
 def test_a_reward_ranks(generate, monkeypatch):
     """Whatever scores: here length, and of two the mean."""
     class Length:
-        def __init__(self, folder):
+        def __init__(self, folder, *, device):
             self.sign = -3.0 if "short" in folder.name else 1.0
 
         def __call__(self, prompts, found):

@@ -63,6 +63,18 @@ def test_our_recipes_are_sound(path, monkeypatch, tmp_path):
     assert any(step.task.verb == "report" for step in steps)
 
 
+@pytest.mark.parametrize(("name", "shared"), [("ppo", ("tokenizer", "shards", "base", "pairs", "sft")),
+                                              ("gsm8k", ("tokenizer", "shards", "base"))])
+def test_what_another_recipe_has_made_is_found_where_it_is_copied(name, shared, monkeypatch, tmp_path):
+    if not DATA.is_dir():
+        pytest.skip(f"no public texts in {DATA}: set BLOOMERY_DATA")
+    monkeypatch.setenv("BLOOMERY_DATA", str(DATA))
+    monkeypatch.chdir(ROOT)
+    own, other = ({step.task.name: step.folder.name for step in plan(read_recipe(ROOT / f"recipes/{recipe}.toml"),
+                                                                     tmp_path)} for recipe in (name, "preferences"))
+    assert [own[stage] for stage in shared] == [other[stage] for stage in shared]
+
+
 def test_a_life_in_small(whole):
     room, summary, made = whole
     assert list(summary["stages"]) == STAGES

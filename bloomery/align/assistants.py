@@ -80,8 +80,8 @@ class Assistant(Protocol):
         ...
 
 
-def opened(config: AssistantConfig, *, compute: torch.dtype) -> Assistant:
-    return Server(config) if config.url else Local(Path(config.model), compute=compute)
+def opened(config: AssistantConfig, *, compute: torch.dtype, device: torch.device | str = "cpu") -> Assistant:
+    return Server(config) if config.url else Local(Path(config.model), compute=compute, device=device)
 
 
 # --- a model folder ---------------------------------------------------------------------------------------------------
@@ -89,8 +89,8 @@ def opened(config: AssistantConfig, *, compute: torch.dtype) -> Assistant:
 class Local:
     """A model folder that chats."""
 
-    def __init__(self, folder: Path, *, compute: torch.dtype = torch.float32):
-        self.model, self.renderer = load_model(folder, compute=compute).eval(), load_renderer(folder)
+    def __init__(self, folder: Path, *, compute: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
+        self.model, self.renderer = load_model(folder, compute=compute).eval().to(device), load_renderer(folder)
 
     def replies(self, dialogues: Sequence[Dialogue], *, max_tokens: int, temperature: float,
                 seeds: Sequence[int]) -> list[Reply]:

@@ -17,8 +17,8 @@ from statistics import fmean
 
 from pydantic import Field
 
-from bloomery.align.assistants import Assistant, AssistantConfig, Dialogue, Reply, opened
-from bloomery.align.principles import Principle, as_rows, drawn, read_principles
+from bloomery.align.assistants import Assistant, Dialogue, Reply, opened
+from bloomery.align.principles import Principle, PrincipledConfig, as_rows, drawn, read_principles
 from bloomery.align.rounds import asked
 from bloomery.align.written import in_chunks
 from bloomery.core.config import Input
@@ -27,23 +27,20 @@ from bloomery.core.files import write_jsonl
 from bloomery.core.metrics import say
 from bloomery.core.records import Conversation, Message, Preference, Problem
 from bloomery.data.formats import conversation_row, message_rows, preference_row
-from bloomery.train.precision import Precision, choose
+from bloomery.train.precision import machine
 
 NOTHING = "nothing"             # what a critic says who finds nothing, in one word
 CRITIC = "{critique} If there is nothing to point out, say only: nothing."
 
 
-class Config(AssistantConfig):
+class Config(PrincipledConfig):
     """Answer, criticise by principles, revise."""
 
     data: Input = Field(description="a file or folder of prompts")
     columns: dict[str, str] = Field({}, description="their column = ours, where they differ: question = \"prompt\"")
-    principles: Input | None = Field(None, description="a TOML file of [[principles]]; default: those built in")
     rounds: int = Field(4, gt=0, description="how often an answer is criticised and revised")
     temperature: float = Field(0.7, gt=0, description="divides the logits of all that is said")
     max_tokens: int = Field(256, gt=0, description="longest answer, critique and revision")
-    seed: int = Field(0, description="names the draws")
-    precision: Precision = Field("auto", description="bf16, fp32, or auto")
 
 
 @dataclass(frozen=True)
@@ -150,7 +147,8 @@ def run(config: Config, out: Path) -> dict:
     principles = read_principles(config.principles, "critique")
     problems, quarantine = asked(config.data, config.columns)
     quarantine.write(out)
-    assistant = opened(config, compute=choose(config.precision)[0])
+    compute, device = machine(config)
+    assistant = opened(config, compute=compute, device=device)
     path = out / "revisions.jsonl"
 
     def make(part: Sequence[Problem], start: int) -> list[dict]:

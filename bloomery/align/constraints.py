@@ -1,9 +1,9 @@
 """Instructions whose keeping can be checked: IFEval's 25 kinds.
 
 Zhou et al. 2023, "Instruction-following evaluation for large language models", with the rules of its published code.
-A row of that data has `instruction_id_list` and `kwargs`, an instruction each.  Two things differ from the code: words
-to look for are words and not patterns, and languages and sentences are told by what is here (`py3langid`, and a full
-stop before a capital) in the place of langdetect and nltk's punkt.
+A row of that data has `instruction_id_list` and `kwargs`, an instruction each.  What differs from the code: words to
+look for are words and not patterns; a letter that is none is counted, and not replaced by a random one; languages,
+sentences and words in capitals are told by `py3langid` and two rules in the place of langdetect and nltk.
 """
 
 import json

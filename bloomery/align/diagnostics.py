@@ -63,7 +63,8 @@ class Watch:
             say(f"  warning: no prompt is watched: none leaves room for watch.max_tokens={config.max_tokens}")
         self.problems, self.prompts = [problem for problem, _ in fitting], [ids for _, ids in fitting]
         self.reference, self.renderer, self.config, self.seed = reference, renderer, config, seed
-        self.score = of_prompts(RewardModel(Path(config.reward))) if config.reward else score
+        self.score = of_prompts(RewardModel(Path(config.reward), device=reference.head.weight.device)) \
+            if config.reward else score
         self.before = self.texts(self.answers(reference))
 
     def answers(self, model: Transformer) -> list[Completion]:
@@ -110,16 +111,16 @@ def sampled_kl(model: Transformer, reference: Transformer, prompts: Sequence[lis
     owners, cut = [], 0
     bins = best_fit_decreasing(sizes, max([EXACT_TOKENS, *sizes]))
     for group in progress(bins, name="measuring the KL, batches", total=len(bins)):
-        batch = answer_forest([prompts[i] for i in group], [[answers[i]] for i in group])
+        batch = answer_forest([prompts[i] for i in group], [[answers[i]] for i in group]).beside(model)
         (logp, rows), (told, _) = token_logps(model, batch), token_logps(reference, batch)
         parts["kl"].append(k1(logp, told))
         parts["kl_k3"].append(k3(logp, told))
         cut += clamped(logp, told)
         if exact:
             parts["kl_exact"].append(exact_kl(next_tokens(model, batch), next_tokens(reference, batch)))
-        owners.append(torch.tensor(group)[batch.answer[rows]])
+        owners.append(torch.tensor(group)[batch.answer[rows].cpu()])
     owner = torch.cat(owners)
-    found = {name: over_answers(torch.cat(values), owner, len(answers)) for name, values in parts.items()}
+    found = {name: over_answers(torch.cat(values).cpu(), owner, len(answers)) for name, values in parts.items()}
     means = {name: one.mean for name, one in found.items()}
     return means | {"kl_error": found["kl"].error} | ({"kl_k3_cut": float(cut)} if cut else {})
 

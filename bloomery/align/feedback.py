@@ -20,8 +20,8 @@ from statistics import fmean
 
 from pydantic import Field
 
-from bloomery.align.assistants import Assistant, AssistantConfig, Dialogue, opened
-from bloomery.align.principles import Principle, as_rows, read_principles
+from bloomery.align.assistants import Assistant, Dialogue, opened
+from bloomery.align.principles import Principle, PrincipledConfig, as_rows, read_principles
 from bloomery.align.written import in_chunks
 from bloomery.core.config import Input
 from bloomery.core.errors import InputError
@@ -32,7 +32,7 @@ from bloomery.core.records import Message, Preference
 from bloomery.data.dialects import messages
 from bloomery.data.formats import message_rows, preference_row, preferences
 from bloomery.generate.judge import OPTIONS, Verdict, share
-from bloomery.train.precision import Precision, choose
+from bloomery.train.precision import machine
 
 QUESTION = ("Here are a conversation and two answers to it.\n\n{prompt}\n\nAnswer A: {first}\n\nAnswer B: {second}\n\n"
             "{prefer}")
@@ -42,18 +42,15 @@ CONSISTENT = 0.6                # of verdicts that do not depend on the order: b
 CLAMP = (0.4, 0.6)              # of labels after reasoning
 
 
-class Config(AssistantConfig):
+class Config(PrincipledConfig):
     """Label which of two answers is better."""
 
     data: Input = Field(description="pairs (prompt, chosen, rejected), rows of prompt and answers, or candidates.jsonl")
-    principles: Input | None = Field(None, description="a TOML file of [[principles]]; default: those built in")
     average: int = Field(0, ge=0, description="principles each comparison is judged by; 0: all")
     reason: bool = Field(False, description="let the judge think aloud first; its labels are held in 0.4 to 0.6")
     max_tokens: int = Field(256, gt=0, description="longest of these thoughts")
     soft: bool = Field(True, description="keep p as the share of votes; else the winner gets all")
     least_gap: float = Field(0.0, ge=0, lt=0.5, description="a label is at least this far from 0.5")
-    seed: int = Field(0, description="names the draws")
-    precision: Precision = Field("auto", description="bf16, fp32, or auto")
 
 
 @dataclass(frozen=True)
@@ -198,7 +195,8 @@ def run(config: Config, out: Path) -> dict:
     principles, quarantine = read_principles(config.principles, "prefer"), Quarantine()
     found = comparisons(config.data, quarantine)
     quarantine.write(out)
-    assistant = opened(config, compute=choose(config.precision)[0])
+    compute, device = machine(config)
+    assistant = opened(config, compute=compute, device=device)
     path = out / "labels.jsonl"
 
     def make(part: Sequence[Comparison], start: int) -> list[dict]:

@@ -62,18 +62,18 @@ class RewardConfig(Settings):
         return self
 
 
-def opened(config: RewardConfig, *, scales: Path, compute: torch.dtype) -> Score:
+def opened(config: RewardConfig, *, scales: Path, compute: torch.dtype, device: torch.device | str = "cpu") -> Score:
     """The reward that is configured, as a number for every answer: 0 where it has nothing to say.
 
     An ensemble keeps its scales in the file `scales`.
     """
-    score = part(config, scales=scales, compute=compute)
+    score = part(config, scales=scales, compute=compute, device=device)
     return lambda problems, completions: [[value or 0.0 for value in group] for group in score(problems, completions)]
 
 
-def part(config: RewardConfig, *, scales: Path, compute: torch.dtype) -> Score:
+def part(config: RewardConfig, *, scales: Path, compute: torch.dtype, device: torch.device | str = "cpu") -> Score:
     """The same as it is: None where it has nothing to say."""
-    return OPENERS[config.chosen](config, scales, compute)
+    return OPENERS[config.chosen](config, scales, compute, device)
 
 
 # --- reward models ----------------------------------------------------------------------------------------------------
@@ -83,8 +83,8 @@ def of_prompts(reward: Reward) -> Score:
     return lambda problems, completions: reward([problem.prompt for problem in problems], completions)
 
 
-def models(config: RewardConfig, scales: Path, compute: torch.dtype) -> Score:
-    rewards = [RewardModel(Path(folder), compute=compute) for folder in config.models]
+def models(config: RewardConfig, scales: Path, compute: torch.dtype, device: torch.device | str) -> Score:
+    rewards = [RewardModel(Path(folder), compute=compute, device=device) for folder in config.models]
     return of_prompts(rewards[0]) if len(rewards) == 1 else Members(rewards, config, scales)
 
 
@@ -131,7 +131,7 @@ class Checked:
         return scores
 
 
-def verifier(config: RewardConfig, scales: Path, compute: torch.dtype) -> Score:
+def verifier(config: RewardConfig, *_: object) -> Score:
     """A check against what each prompt's row knows, which must be there."""
     check = prepared(config.verifier, config.known, seconds=config.seconds, memory=config.memory)
 
@@ -157,7 +157,7 @@ def checked(check: Check, problems: Problems, completions: Completions) -> Told:
     return scores, failures
 
 
-def function(config: RewardConfig, scales: Path, compute: torch.dtype) -> Score:
+def function(config: RewardConfig, *_: object) -> Score:
     """A function out of a file of the user's own, in whichever signature it has."""
     own, signature = read_function(Path(config.function), config.name)
     return Checked(SIGNATURES[signature](own, seconds=config.seconds, conversational=config.conversational))
@@ -165,8 +165,8 @@ def function(config: RewardConfig, scales: Path, compute: torch.dtype) -> Score:
 
 # --- a judge ----------------------------------------------------------------------------------------------------------
 
-def judge(config: RewardConfig, scales: Path, compute: torch.dtype) -> Score:
-    asked = Judge(Path(config.judge), question=config.question, compute=compute)
+def judge(config: RewardConfig, scales: Path, compute: torch.dtype, device: torch.device | str) -> Score:
+    asked = Judge(Path(config.judge), question=config.question, compute=compute, device=device)
 
     def score(problems: Problems, completions: Completions) -> Scores:
         scores = of_prompts(asked)(problems, completions)

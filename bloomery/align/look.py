@@ -1,7 +1,8 @@
 """A look at a policy beside its training: held-out prompts, what its answers earn, how far it is from its reference.
 
 Answers are drawn as the model is (temperature 1, no cuts), the same draws at every look, and, where wanted, the
-likeliest are taken too.  The first look, at the reference, is what later ones win or lose against.
+likeliest are taken too.  The first look, at the reference, is what later ones win or lose against, by the reward and,
+where there is one, by gold.
 """
 
 import math
@@ -37,32 +38,34 @@ class Look:
                  gold: Rewards | None, read: Reader | None):
         self.asked, self.drawn, self.likeliest, self.rewards, self.gold, self.read = \
             asked, drawn, likeliest, rewards, gold, read
-        self.before: list[float] | None = None
+        self.before: dict[str, Told] = {}               # by "" the reward, by "gold_" gold
         self.texts: list[str] = []
 
     def begin(self, reference: Transformer) -> None:
         """What the reference earns, against which wins are counted."""
         groups = self.drawn(reference, self.asked, step=NEVER)
         self.texts = [group.trajectories[0].text for group in groups]
-        self.before = [value for row in scored(groups, self.rewards).total for value in row]
+        self.before = self.judged(groups)
+
+    def judged(self, groups: Sequence[Group]) -> dict[str, Told]:
+        return {"": scored(groups, self.rewards)} | ({"gold_": scored(groups, self.gold)} if self.gold else {})
 
     def __call__(self, policy: Transformer) -> Metrics:
         if not self.asked:
             return {}
         groups = self.drawn(policy, self.asked, step=NEVER)
         every = [one for group in groups for one in group.trajectories]
-        told = scored(groups, self.rewards)
+        judged = self.judged(groups)
+        told = judged[""]
         found = {"reward": known_mean(told), "answer_tokens": fmean(one.spoken for one in every),
                  "finished": fmean(one.finished for one in every),
                  **{f"rewards/{name}": mean_of(table) for name, table in told.parts.items()}}
         if self.gold:
-            found["gold"] = known_mean(scored(groups, self.gold))
+            found["gold"] = known_mean(judged["gold_"])
         if self.likeliest:
             found["greedy_reward"] = known_mean(scored(self.likeliest(policy, self.asked, step=NEVER), self.rewards))
-        if self.before is not None:
-            ours = [value for row in told.total for value in row]
-            pairs = [pair for pair in zip(ours, self.before, strict=True) if None not in pair]
-            found |= tally(*zip(*pairs, strict=True)).metrics() if pairs else {}
+        for name, before in self.before.items():
+            found |= wins(judged[name], before, f"{name}win_rate")
         if self.read:
             found |= distance(groups, self.read)
         return {f"val_{name}": value for name, value in found.items()}
@@ -88,6 +91,13 @@ def scored(groups: Sequence[Group], rewards: Rewards | None) -> Told:
     total = [[None if value is None else value + more for value, more in zip(*pair, strict=True)]
              for pair in zip(told.total, paid, strict=True)]
     return Told(total, told.parts | {"environment": paid}, told.failures, told.disagreement)
+
+
+def wins(ours: Told, theirs: Told, name: str) -> Metrics:
+    """How often one answer earns more than another to the same prompt, of those that earn anything at all."""
+    pairs = [pair for rows in zip(ours.total, theirs.total, strict=True) for pair in zip(*rows, strict=True)
+             if None not in pair]
+    return tally(*zip(*pairs, strict=True)).metrics(name) if pairs else {}
 
 
 def distance(groups: Sequence[Group], read: Reader) -> Metrics:

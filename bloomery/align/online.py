@@ -32,7 +32,7 @@ from bloomery.model.store import load_model
 from bloomery.model.transformer import Transformer
 from bloomery.text.chat import Renderer, load_renderer
 from bloomery.train.objective import Metrics
-from bloomery.train.precision import choose
+from bloomery.train.precision import machine
 from bloomery.train.tuning import foretold
 
 
@@ -116,8 +116,7 @@ def taught(config: PairRounds, this: Round, policy: Transformer, rows: Sequence[
                              hint="draw more answers (n=), or hotter (sampling.temperature=), or other prompts")
     write_rows(this.folder / "pairs.jsonl", rows)
     pairs, counts = with_older(rows, this, config.replay)
-    compute = policy.compute
-    start = load_model(Path(config.model), compute=compute)
+    start = load_model(Path(config.model), compute=policy.compute).to(policy.head.weight.device)
     watch = Watch(start, renderer, held_out, config.watch, score=score, seed=config.seed)
     state = learn(policy, start if config.anchor == "start" else None, pairs, config, this.folder, look=watch)
     rows = read_metrics(this.folder / "metrics.jsonl")
@@ -141,20 +140,20 @@ def moved(policy: Transformer, config: Config, groups: Sequence[Group]) -> Metri
     """How far the policy is from where it began, on a drawn answer to each prompt; nothing if cuts shaped the draw."""
     if config.sampling.how != AS_IS:
         return {}
-    start = load_model(Path(config.model), compute=policy.compute)
+    start = load_model(Path(config.model), compute=policy.compute).to(policy.head.weight.device)
     kl = sampled_kl(policy, start, [g.prompt for g in groups], [g.candidates[0].ids for g in groups])["kl"]
     return {"objective/kl": kl, "objective/non_score_reward": -config.beta * kl}
 
 
 def run(config: Config, out: Path) -> dict:
     """Rounds of drawing, ranking and learning; the last round's model is in `out`."""
-    compute, _ = choose(config.precision)
+    compute, device = machine(config)
     renderer = load_renderer(Path(config.model), config.template)
     problems, held_out = prompts(config, out)
-    score = opened(config.reward, scales=out / "scales.json", compute=compute)
+    score = opened(config.reward, scales=out / "scales.json", compute=compute, device=device)
 
     def build(this: Round) -> dict:
-        policy = load_model(this.source, compute=compute)
+        policy = load_model(this.source, compute=compute).to(device)
         answers, counts = drawn(config, this, policy, renderer, problems, n=config.n)
         groups = scored(answers, score, missing_end=config.missing_end)
         rows, dropped = best_and_worst(groups, least_gap=config.least_gap)

@@ -39,7 +39,7 @@ from bloomery.model.store import load_model
 from bloomery.model.transformer import Transformer
 from bloomery.text.chat import Renderer
 from bloomery.train.objective import Metrics, Objective
-from bloomery.train.precision import choose
+from bloomery.train.precision import machine
 from bloomery.train.samples import Preview
 from bloomery.train.session import train
 from bloomery.train.state import State
@@ -86,7 +86,8 @@ def learn(model: Transformer, reference: Transformer | None, items: Items,
 
     `reference` None is the model as it comes.  `look` adds figures to every validation.
     """
-    model.compute = choose(config.precision)[0]
+    model.compute, device = machine(config)
+    model.to(device)
     visited = samples(0, min(config.steps * config.pairs, len(items)), len(items), config.seed)
     items = [items[i] for i in sorted(visited)]                 # those the steps will visit
     say(f"  {config.loss}: {len(items)} of the {'ratings' if config.loss in UNPAIRED else 'pairs'} will be visited")
@@ -210,6 +211,7 @@ def run(config: Config, out: Path) -> dict:
 
 def watching(config: Config, renderer: Renderer, rows: list[Preference] | list[Rating]) -> Watch:
     """What looks at the policy's own answers, beside a copy of the model it starts from."""
-    reference = load_model(Path(config.model), compute=choose(config.precision)[0])
+    compute, device = machine(config)
+    reference = load_model(Path(config.model), compute=compute).to(device)
     problems = [Problem(prompt, "") for prompt in dict.fromkeys(row.prompt for row in rows)]
     return Watch(reference, renderer, problems, config.watch, seed=config.seed)

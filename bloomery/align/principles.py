@@ -12,10 +12,23 @@
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from bloomery.core.config import Problem, raise_problems
+from pydantic import Field
+
+from bloomery.align.assistants import AssistantConfig
+from bloomery.core.config import Input, Problem, raise_problems
 from bloomery.core.errors import ConfigError
 from bloomery.core.records import unit_hash
 from bloomery.core.toml import read_toml
+from bloomery.train.precision import Device, Precision
+
+
+class PrincipledConfig(AssistantConfig):
+    """Who is asked, and by which principles."""
+
+    principles: Input | None = Field(None, description="a TOML file of [[principles]]; default: those built in")
+    seed: int = Field(0, description="names the draws")
+    precision: Precision = Field("auto", description="bf16, fp32, or auto")
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)

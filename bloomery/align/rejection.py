@@ -42,7 +42,7 @@ from bloomery.model.adapt import adapt
 from bloomery.model.store import load_model
 from bloomery.text.chat import load_renderer
 from bloomery.train.objective import causal_lm
-from bloomery.train.precision import choose
+from bloomery.train.precision import machine
 from bloomery.train.session import train
 from bloomery.train.tuning import foretold
 
@@ -118,14 +118,14 @@ def found_none(this: Round, dropped: Counter) -> NothingToLearn:
 
 def run(config: Config, out: Path) -> dict:
     """Rounds of drawing, choosing and fine-tuning; the last round's model is in `out`."""
-    compute, _ = choose(config.precision)
+    compute, device = machine(config)
     renderer = load_renderer(Path(config.model), config.template)
     problems, held_out = prompts(config, out)
-    score = opened(config.reward, scales=out / "scales.json", compute=compute)
-    gold = config.gold and opened(config.gold, scales=out / "gold_scales.json", compute=compute)
+    score = opened(config.reward, scales=out / "scales.json", compute=compute, device=device)
+    gold = config.gold and opened(config.gold, scales=out / "gold_scales.json", compute=compute, device=device)
 
     def build(this: Round) -> dict:
-        model = load_model(this.source, compute=compute)
+        model = load_model(this.source, compute=compute).to(device)
         answers, counts = drawn(config, this, model, renderer, problems, n=config.n)
         groups = scored(answers, score)
         rows = curve([group.scores for group in groups], [[one.logp for one in group.candidates] for group in groups],
@@ -137,10 +137,10 @@ def run(config: Config, out: Path) -> dict:
             raise found_none(this, dropped)
         say(f"  round {this.number}: {len(chosen)} of {len(groups) * config.n} answers kept, "
             f"reward {rows[0]['reward']:.4g}, best of {config.n} {rows[-1]['reward']:.4g}")
-        start = load_model(Path(config.model), compute=compute)
+        start = load_model(Path(config.model), compute=compute).to(device)
         watch = Watch(start, renderer, held_out, config.watch, score=score, seed=config.seed)
         if config.begin == "start":
-            model = load_model(Path(config.model), compute=compute)
+            model = load_model(Path(config.model), compute=compute).to(device)
         adapt(model, config.adapt, seed=config.seed)
         stream = learned(chosen, size=config.examples, micro_tokens=config.micro_tokens, seed=this.seed(config.seed))
         state = train(model, config, this.folder, name=f"rejection {this.number}", stream=stream, objective=causal_lm,

@@ -30,7 +30,7 @@ from bloomery.generate.best_of import combine
 from bloomery.generate.scoring import RewardModel, score_completions
 from bloomery.losses.ranking import ordered_pairs
 from bloomery.model.scalar import ScalarModel
-from bloomery.train.precision import Precision, choose
+from bloomery.train.precision import Device, Precision, machine
 
 CARD = "card.json"
 QUARTERS = ("least sure", "less sure", "more sure", "surest")
@@ -54,6 +54,7 @@ class Config(Settings):
     k: float = Field(0.5, ge=0, description="how many deviations or variances are taken off")
     micro_tokens: int = Field(8192, gt=0, description="tokens held in memory at once")
     precision: Precision = Field("fp32", description="bf16, fp32, or auto")
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def run(config: Config, out: Path) -> dict:
     """Score the pairs with every model, and write the card."""
     if not (config.data or config.rankings):
         raise ConfigError("nothing to measure on", where="calibrate", hint="give data, or rankings")
-    models = {name: RewardModel(Path(folder), compute=choose(config.precision)[0])
+    compute, device = machine(config)
+    models = {name: RewardModel(Path(folder), compute=compute, device=device)
               for name, folder in config.models.items()}
     quarantine = Quarantine()
     rows = ranked_rows(config.data, config.rankings, quarantine, config.columns)

@@ -80,7 +80,7 @@ def forecast(config: Config, planned: dict[str, dict] | None = None) -> dict:
 def objective(ranking: str = "all_pairs", *, centre: float = 0.0) -> Objective:
     """The objective: pairs by `bradley_terry`, orders of more than two by `RANKING[ranking]`; TRL's metrics."""
     def ranked(model: ScalarModel, batch: RankingBatch) -> tuple[Tensor, Metrics]:
-        scores = model.scores(batch.ids.to(model.score.weight.device), batch.segments)[batch.segments.parent >= 0, 0]
+        scores = model.scores(batch.ids, batch.segments)[batch.segments.parent >= 0, 0]
         r_w, r_l, part = scores[batch.better], scores[batch.worse], batch.part.to(scores)
         losses = bradley_terry(r_w, r_l, margin=batch.margin.to(scores), share=batch.share.to(scores))
         of_pairs = part if ranking == "all_pairs" else part * (part == 1)       # one pair a prompt: both say the same

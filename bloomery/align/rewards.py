@@ -11,7 +11,7 @@ trick of Stiennon et al. 2020.
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, pstdev
 
@@ -22,6 +22,7 @@ from bloomery.align.judging import Checked, Members, Problems, RewardConfig, Sco
 from bloomery.core.artifacts import write_atomic
 from bloomery.core.errors import InputError
 from bloomery.generate.scoring import Completions
+from bloomery.train.team import Team
 
 Table = list[list[float | None]]            # (P, G): a number, or None, for each answer to each prompt
 
@@ -88,16 +89,25 @@ class Told:
 
 
 class Rewards:
-    """All parts of a reward, opened. Call it with problems, answers, and which of them came to their end."""
+    """All parts of a reward, opened. Call it with problems, answers, and which of them came to their end.
 
-    def __init__(self, config: RewardsConfig, scores: dict[str, Score], scales: Path):
-        self.config, self.scores, self.scales = config, scores, scales
+    Of a team rank 0 scores and tells the others: where a check runs out of time, or a server says something else the
+    second time, ranks that scored for themselves would learn from different numbers, and wait for each other for ever.
+    """
+
+    def __init__(self, config: RewardsConfig, scores: dict[str, Score], scales: Path, team: Team | None = None):
+        self.config, self.scores, self.scales, self.team = config, scores, scales, team or Team()
 
     def __call__(self, problems: Problems, completions: Completions, finished: Sequence[Sequence[bool]], *,
                  lengths: Sequence[Sequence[int]] | None = None) -> Told:
         """Rewards of G answers to each of P problems; `lengths` (P, G) in tokens are needed where length costs."""
         if (self.config.overlong or self.config.length_cost) and lengths is None:
             raise ValueError("a reward in which length costs needs the lengths of the answers")
+        told = self.scored(problems, completions, finished, lengths) if self.team.leads else None
+        return Told(**self.team.broadcast(told and asdict(told)))
+
+    def scored(self, problems: Problems, completions: Completions, finished: Sequence[Sequence[bool]],
+               lengths: Sequence[Sequence[int]] | None) -> Told:
         parts = {name: self.told(name, score(problems, completions)) for name, score in self.scores.items()}
         total = [[self.shaped([parts[name][row][at] for name in parts], finished[row][at],
                               lengths[row][at] if lengths else 0) for at in range(len(group))]
@@ -141,9 +151,10 @@ def overlong(length: int, soft: int, hard: int) -> float:
     return min(1.0, max(0.0, (length - soft) / (hard - soft))) if hard > soft else 0.0
 
 
-def opened(config: RewardsConfig, *, scales: Path, compute: torch.dtype) -> Rewards:
+def opened(config: RewardsConfig, *, scales: Path, compute: torch.dtype, team: Team | None = None,
+           device: torch.device | str = "cpu") -> Rewards:
     """The parts that are configured; ensembles and standardised parts keep their scales in files beside `scales`."""
-    parts = config.named
+    parts = config.named if team is None or team.leads else {}
     files = {name: scales if len(parts) == 1 else scales.with_name(f"{scales.stem}-{name}.json") for name in parts}
-    return Rewards(config, {name: part(own, scales=files[name], compute=compute) for name, own in parts.items()},
-                   scales)
+    return Rewards(config, {name: part(own, scales=files[name], compute=compute, device=device)
+                            for name, own in parts.items()}, scales, team)

@@ -57,7 +57,7 @@ from bloomery.train import checkpoint
 from bloomery.train.hooks import BEST_STEP, stop_signal
 from bloomery.train.loop import train_step
 from bloomery.train.objective import Metrics, Objective
-from bloomery.train.precision import choose
+from bloomery.train.precision import machine
 from bloomery.train.session import diverged, joined, prepared
 from bloomery.train.state import Report, State
 from bloomery.train.trackers import Start, Trackers
@@ -229,24 +229,25 @@ def run(config: Config, out: Path, *, dictated: Source | None = None) -> dict:
     """
     raise_contradictions(config)
     policy, renderer = open_model(config)
-    policy.compute = choose(config.precision)[0]
-    quarantine, team = Quarantine(), joined()
+    policy.compute, device = machine(config)
+    quarantine, team = Quarantine(), replace(joined(), device=device)
     world = environment.opened(config.environment) if config.environment else None
     asked, dropped = prompts(config.data, config, renderer, policy.config.context, quarantine, world)
     held_out = prompts(config.validation, config, renderer, policy.config.context, quarantine, world)[0] \
         if config.validation else asked if config.kl.budget or config.gold else []
     ptx = Ptx(config.ptx, renderer, policy.config.context, quarantine) if config.ptx.data else None
     quarantine.write(out)
-    earned, gold = (rewards.opened(each, scales=out / f"{name}.json", compute=policy.compute) if each else None
+    earned, gold = (rewards.opened(each, scales=out / f"{name}.json", compute=policy.compute, team=team, device=device)
+                    if each else None
                     for name, each in (("scales", config.reward), ("gold-scales", config.gold)))
     reference = None
     if config.adapt.method not in SWITCHED and (config.kl.needs_reference or held_out and config.look.prompts):
-        reference = load_model(Path(config.model), compute=policy.compute).requires_grad_(False)
+        reference = load_model(Path(config.model), compute=policy.compute).requires_grad_(False).to(device)
     adapt(policy, config.adapt, seed=config.seed)
     model = with_critic(policy, config.critic, start=config.model) if config.advantage == "gae" else policy
     model.compute = policy.compute
 
-    home = out / "checkpoints"
+    home = Path(team.broadcast(str(out))) / "checkpoints"       # other ranks write what is theirs elsewhere
     saved = team.broadcast((found := checkpoint.latest(home) if team.leads else None) and found[1])
     state, identity = prepared(model, config.model_copy(update={"steps": config.steps * config.updates}), home, team,
                                name="rl", stream=lambda step: [], objective=lambda model, batch: (0.0, {}))
@@ -262,7 +263,7 @@ def run(config: Config, out: Path, *, dictated: Source | None = None) -> dict:
                   config.updates == 1, config.critic.coefficient, config.critic.clip)
     learner = Learner(config, state, control, dictated or actor, earned, objective(terms, reference), asked, reference,
                       ptx)
-    look = looking(learner, actor, held_out[:config.look.prompts], gold)
+    look = looking(learner, actor, spread(held_out, config.look.prompts), gold)
     saver = checkpoint.Saver(home, identity, kept=config.keep, background=config.background)
     ended = train(learner, look, saver, out)
     if ended:
@@ -282,8 +283,14 @@ def prompts(path: str, config: Config, renderer: Renderer, context: int, quarant
     quarantine.reasons.update(own.reasons)
     if world:
         found = [replace(problem, prompt=world().reset(problem)) for problem in found]
-    fitting, without_room = room(found, renderer, context, where=path)
+    fitting, without_room = room(found, renderer, context, where=path, least=config.room)
     return [Asked(problem, ids, place) for place, (problem, ids) in enumerate(fitting)], without_room
+
+
+def spread(asked: Sequence[Asked], count: int) -> list[Asked]:
+    """At most `count` prompts from all over a file: what lies together in it is often of one kind."""
+    count = min(count, len(asked))
+    return [asked[place * len(asked) // count] for place in range(count)]
 
 
 def looking(learner: Learner, actor: Actor, asked: Sequence[Asked], gold: Rewards | None) -> Look:

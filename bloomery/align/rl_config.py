@@ -21,6 +21,8 @@ from bloomery.model.adapt import AdaptConfig
 from bloomery.train.optim import OptimizerConfig
 from bloomery.train.tuning import TuningConfig, foretold
 
+ROOM = 8                        # tokens of an answer that is worth drawing
+
 
 class LearnerConfig(SurrogateConfig, TuningConfig):
     """How to act, what answers earn, how credit is assigned, how it is learned, and what holds the policy."""
@@ -62,6 +64,13 @@ class LearnerConfig(SurrogateConfig, TuningConfig):
     def updates(self) -> int:
         """Updates a step at most."""
         return self.epochs * self.minibatches
+
+    @property
+    def room(self) -> int:
+        """Tokens at least behind every prompt. Reward models read an answer to its end, and again as text: ids that are
+        no text become more, and half an answer has no score."""
+        judged = any(part.models for each in (self.reward, self.gold) if each for part in each.named.values())
+        return self.sampling.max_tokens * 5 // 4 + ROOM if judged else ROOM
 
 
 def forecast(config: LearnerConfig, planned: dict[str, dict] | None = None) -> dict:

@@ -213,7 +213,8 @@ class Forced:
     def _group(self, policy: Transformer, asked: Asked, answers: Sequence[Sequence[int]]) -> Group:
         group = Group(asked.problem, asked.prompt, [Trajectory() for _ in answers])
         ends = self.renderer.ends
-        logps = spoken(policy, answer_forest([asked.prompt], [[list(ids) for ids in answers]]), self.how).logp
+        batch = answer_forest([asked.prompt], [[list(ids) for ids in answers]]).beside(policy)
+        logps = spoken(policy, batch, self.how).logp
         for one, ids, own in zip(group.trajectories, answers, logps.split(list(map(len, answers))), strict=True):
             one.add(list(ids), own.tolist(), own=True)
             one.finish = "stop" if ids[-1] in ends else "length"
@@ -242,8 +243,8 @@ def read_groups(read: Callable[[AnswerBatch], Sequence[Tensor]], groups: Sequenc
                 team: Team) -> list[Tensor]:
     """Figures of the policy's own tokens of all groups, (M,) each, in their order; the ranks share the reading."""
     bins = bins_of(groups, micro_tokens)
-    told = team.gather([[figure.tolist() for figure in read(forest_of([groups[i] for i in bins[place]]))]
-                        for place in team.share(len(bins))])
+    batches = (forest_of([groups[i] for i in bins[place]]).to(team.device) for place in team.share(len(bins)))
+    told = team.gather([[figure.tolist() for figure in read(batch)] for batch in batches])
     apart: dict[int, list[list[float]]] = {}
     for numbers, figures in zip(bins, (each for said in told for each in said), strict=True):
         at = 0

@@ -29,7 +29,7 @@ from bloomery.model.adapt import AdaptConfig
 from bloomery.model.store import load_model
 from bloomery.model.transformer import Transformer
 from bloomery.text.chat import Renderer
-from bloomery.train.precision import choose
+from bloomery.train.precision import machine
 from bloomery.train.session import joined
 from bloomery.train.tuning import TuningConfig, export, export_adapter
 
@@ -118,7 +118,7 @@ def in_rounds(config: RoundsConfig, out: Path, *, name: str, renderer: Renderer,
             if reason := enough(rows):
                 say(f"  {name}: ends after round {number}: {reason}")
                 break
-    model = load_model(folders[-1], compute=choose(config.precision)[0])
+    model = load_model(folders[-1], compute=machine(config)[0])
     export(model, renderer, out)
     shutil.copyfile(folders[-1] / "answers.json", out / "answers.json")
     return rows

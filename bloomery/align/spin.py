@@ -20,7 +20,7 @@ from bloomery.core.config import Input
 from bloomery.core.metrics import say
 from bloomery.model.store import load_model
 from bloomery.text.chat import Renderer, load_renderer
-from bloomery.train.precision import choose
+from bloomery.train.precision import machine
 from bloomery.train.tuning import foretold
 
 
@@ -66,12 +66,12 @@ def flat(rows: Sequence[dict], least_growth: float | None) -> str | None:
 
 def run(config: Config, out: Path) -> dict:
     """Rounds of answering and learning; the last round's model is in `out`."""
-    compute, _ = choose(config.precision)
+    compute, device = machine(config)
     renderer = load_renderer(Path(config.model), config.template)
     problems, held_out = prompts(config, out, answered=True)
 
     def build(this: Round) -> dict:
-        policy = load_model(this.source, compute=compute)
+        policy = load_model(this.source, compute=compute).to(device)
         groups, counts = drawn(config, this, policy, renderer, problems, n=1)
         rows, dropped = against_own(groups, renderer, policy.config.context)
         say(f"  round {this.number}: {len(rows)} pairs, {dropped['dropped/equal_answers']} answers are the wanted ones "

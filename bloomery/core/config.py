@@ -188,11 +188,18 @@ def annotation_name(annotation: Any) -> str:
         return " | ".join(str(value) for value in parts)
     if origin in (Union, UnionType):
         return " or ".join(annotation_name(part) for part in parts)
+    if is_fixed_list(annotation):
+        return ", ".join(map(annotation_name, parts))
     if origin in (list, tuple, set, frozenset):
         return f"list of {annotation_name(parts[0])}"
     if origin is dict:
         return f"table of {annotation_name(parts[1])}"
     return "none" if annotation is NoneType else getattr(annotation, "__name__", str(annotation))
+
+
+def is_fixed_list(annotation: Any) -> bool:
+    """Whether a type is a list of so many values: `tuple[float, float]`."""
+    return get_origin(annotation) is tuple and Ellipsis not in get_args(annotation)
 
 
 def default_text(field: FieldInfo) -> str:
@@ -318,7 +325,7 @@ def place(values: Any, location: tuple, kind: str) -> Keys:
             isinstance(values, list) and isinstance(part, int) and part < len(values)
         if inside:
             keys, values = keys + (part,), values[part]
-        elif kind == "missing" and part == location[-1]:
+        elif kind == "missing" and part == location[-1] and not isinstance(values, list):
             keys += (part,)
     return keys
 
@@ -344,6 +351,8 @@ def in_words(error: dict, model: type[Settings], keys: Keys, prefix: str) -> str
     given = given if len(given) <= 60 else given[:57] + "..."
     if kind == "missing":
         field = field_at(model, keys)
+        if isinstance(error["input"], list):
+            return f"needs {shape_of(field)}, is {given}"
         meaning = f": {field.description}" if field and field.description else ""
         return f"missing; it must be given ({kind_name(field) if field else 'value'}{meaning})"
     if kind in BOUNDS:
@@ -356,6 +365,14 @@ def in_words(error: dict, model: type[Settings], keys: Keys, prefix: str) -> str
         return f"must be {KINDS[kind.split('_')[0]]}, is {given}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return message[:1].lower() + message[1:] + (f", is {given}" if keys and kind != "value_error" else "")
+
+
+def shape_of(field: FieldInfo | None) -> str:
+    """How many values a list of fixed length takes: by number and, where there is a default, as it stands there."""
+    annotation = field.annotation if field else None
+    count = next((len(get_args(part)) for part in (annotation, *get_args(annotation)) if is_fixed_list(part)), "more")
+    usual = default_text(field) if field else ""
+    return f"{count} values" + (f", as in {usual}" if usual.startswith("[") else "")
 
 
 def unknown_key(model: type[Settings], keys: Keys, prefix: str) -> str:

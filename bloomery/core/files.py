@@ -12,10 +12,11 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -25,6 +26,7 @@ from bloomery.core.errors import InputError
 from bloomery.core.unpacking import chunks
 
 Row = tuple[dict, str]
+T = TypeVar("T")
 
 MAX_RECORD = 1 << 24                # bytes of one CSV record; beyond it a quote was surely never closed
 SURROGATE = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
@@ -203,19 +205,27 @@ def skip_value(text: str, start: int) -> int:
 
 
 def read_parquet(path: Path, quarantine: Quarantine) -> Iterator[Row]:
-    """Row group by row group, 1,024 rows at a time; a group that fails loses only what it had not yet given."""
+    """Row group by row group, 1,024 rows at a time."""
+    return parquet_batches(path, quarantine, lambda batch, number: batch_rows(batch, path, number, quarantine))
+
+
+def parquet_batches(path: Path, quarantine: Quarantine, read: Callable[[pa.RecordBatch, int], Iterator[T]], *,
+                    first: int = 0, last: int | None = None, number: int = 1) -> Iterator[T]:
+    """What `read` finds in batches of row groups, `first` to the one before `last`; it is told a batch's first row.
+
+    Rows count from `number`.  A group that fails loses only what it had not yet given.
+    """
     try:
         file = parquet.ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         quarantine.add(str(path), f"unreadable Parquet file: {error}")
         return
     with file:
-        number = 1
-        for group in range(file.num_row_groups):
+        for group in range(first, file.num_row_groups if last is None else last):
             after = number + file.metadata.row_group(group).num_rows
             try:
                 for batch in file.iter_batches(batch_size=1024, row_groups=[group]):
-                    yield from batch_rows(batch, path, number, quarantine)
+                    yield from read(batch, number)
                     number += batch.num_rows
             except (pa.ArrowException, OSError) as error:
                 quarantine.add(f"{path}:{number}", f"corrupt Parquet row group: {after - number} rows lost, {error}")

@@ -6,7 +6,7 @@ result depends on the edges alone and not on their order: a component is named b
 
 import numpy as np
 
-from bloomery.curate.native import kernel
+from bloomery.core.kernels import needed
 
 
 def components(edges: np.ndarray, count: int) -> np.ndarray:
@@ -14,7 +14,7 @@ def components(edges: np.ndarray, count: int) -> np.ndarray:
     edges = np.ascontiguousarray(edges, np.int64).reshape(-1, 2)
     if len(edges) and not (edges.min() >= 0 and edges.max() < count):
         raise ValueError(f"edges join nodes 0 to {count - 1}, got {edges.min()} to {edges.max()}")
-    return kernel("components").roots(edges, count)
+    return needed("curate/components").roots(edges, count)
 
 
 def clusters(root: np.ndarray) -> list[np.ndarray]:

@@ -12,9 +12,9 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
+from bloomery.core.kernels import kernel
 from bloomery.curate.characters import AFTER, DIGIT, LETTER, LOWER, TERMINAL, UPPER, classes
 from bloomery.curate.edits import Edits
-from bloomery.curate.native import compiled
 from bloomery.curate.scan import buffers
 
 Line = IntEnum("Line", ["DOCUMENT", "BEGIN", "END", "START", "STOP", "CHARACTERS", "WORDS", "LONGEST", "UPPER",
@@ -28,15 +28,15 @@ def lines(texts: pa.Array, phrases: Sequence[str] = (), *, universal: bool = Tru
 
     Phrases are ASCII in lower case, at most 62, and found whatever the case; those of a line are bits of PHRASES.
     """
-    if not (kernel := compiled("line")):
+    if not (loops := kernel("curate/line")):
         found = [row for document, text in enumerate(texts.to_pylist())
                  for row in plain_lines(document, text, phrases, universal)]
         return np.array(found, np.int64).reshape(len(found), len(Line))
     data, offsets = buffers(texts)
-    table = np.empty((kernel.count_lines(data, offsets, classes(), universal), len(Line)), np.int64)
+    table = np.empty((loops.count_lines(data, offsets, classes(), universal), len(Line)), np.int64)
     joined = np.frombuffer("".join(phrases).encode() or b"\0", np.uint8)
     edges = np.cumsum([0, *map(len, phrases)])
-    kernel.lines(data, offsets, classes(), universal, joined, edges, by_rarest(tuple(phrases)), table)
+    loops.lines(data, offsets, classes(), universal, joined, edges, by_rarest(tuple(phrases)), table)
     return table
 
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from bloomery.core.config import Input
+from bloomery.core.kernels import needed
 from bloomery.curate.components import components
 from bloomery.curate.lsh import Buckets, band_keys, buckets, edges, optimal
-from bloomery.curate.native import kernel
 from bloomery.curate.scan import buffers
 from bloomery.curate.signatures import permutations, signatures, units_of
 from bloomery.curate.step import Findings, Gathered
@@ -124,8 +124,8 @@ def by_shingles(step: NearDuplicates, gathered: Gathered, pairs: np.ndarray) -> 
     texts = pa.array(gathered.texts(rows), pa.large_string())
     units, starts = units_of(texts, step.options.unit, step.tokenizer)
     shingles, bounds, found = np.empty(len(units), np.uint64), np.empty(len(starts), np.int64), np.empty(len(pairs))
-    kernel("minhash").shingle_sets(units, starts, step.options.k, shingles, bounds)
-    kernel("minhash").jaccards(shingles, bounds, places.reshape(pairs.shape), found)
+    needed("curate/minhash").shingle_sets(units, starts, step.options.k, shingles, bounds)
+    needed("curate/minhash").jaccards(shingles, bounds, places.reshape(pairs.shape), found)
     return found
 
 
@@ -146,8 +146,8 @@ def star(step: NearDuplicates, gathered: Gathered, found: Buckets, rank: np.ndar
     count = len(rank)
     refused, known, likeness = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
     while True:
-        head = kernel("minhash").stars(np.argsort(rank), found.of, found.start, gathered["signature"], step.least,
-                                       refused, MOST)
+        head = needed("curate/minhash").stars(np.argsort(rank), found.of, found.start, gathered["signature"],
+                                              step.least, refused, MOST)
         gone = np.flatnonzero(head != np.arange(count))
         chosen = head[gone] * count + gone
         new = np.setdiff1d(chosen, known)

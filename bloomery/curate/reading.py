@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import parquet
 
 from bloomery.core import files
 from bloomery.core.files import Quarantine, extension
@@ -117,28 +116,17 @@ def jsonl(reading: Reading, path: Path, piece: object) -> Iterator[pa.Table | di
 
 
 def read_parquet(reading: Reading, path: Path, piece: object) -> Iterator[pa.Table | dict]:
-    """Row groups by the batch; a batch with bad or missing texts row by row, a group that is damaged is set aside."""
-    quarantine, number = reading.quarantine, piece.first
-    try:
-        file = parquet.ParquetFile(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        quarantine.add(str(path), f"unreadable Parquet file: {error}")
-        return
-    with file:
-        for group in range(piece.start, file.num_row_groups if piece.stop is None else piece.stop):
-            after = number + file.metadata.row_group(group).num_rows
-            try:
-                for batch in file.iter_batches(batch_size=BATCH_DOCUMENTS, row_groups=[group]):
-                    table = plain_columns(batch, piece.place, number)
-                    if table is not None:
-                        yield table
-                    else:
-                        for row, where in files.batch_rows(batch, path, number, quarantine):
-                            yield {**row, "where": where}
-                    number += batch.num_rows
-            except (pa.ArrowException, OSError) as error:
-                quarantine.add(f"{path}:{number}", f"corrupt Parquet row group: {after - number} rows lost, {error}")
-            number = after
+    """Row groups by the batch; a batch with bad or missing texts row by row."""
+    def documents(batch: pa.RecordBatch, number: int) -> Iterator[pa.Table | dict]:
+        table = plain_columns(batch, piece.place, number)
+        if table is not None:
+            yield table
+        else:
+            for row, where in files.batch_rows(batch, path, number, reading.quarantine):
+                yield {**row, "where": where}
+
+    return files.parquet_batches(path, reading.quarantine, documents, first=piece.start, last=piece.stop,
+                                 number=piece.first)
 
 
 def plain_columns(batch: pa.RecordBatch, place: str, number: int) -> pa.Table | None:

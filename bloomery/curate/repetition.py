@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from bloomery.core.kernels import kernel
 from bloomery.curate.heuristics import Counting, Limits, Range, Split, Table, ratio
-from bloomery.curate.native import compiled
 from bloomery.curate.scan import Count, Pieces, Scan, scanned
 
 TOP, DUPLICATE = range(2, 5), range(5, 11)
@@ -97,9 +97,9 @@ def gram_shares(found: Scan, counting: Counting) -> Table:
 def repeats(pieces: Pieces, *, blank: bool) -> np.ndarray:
     """Of each document's pieces how many there are, how many repeat one before, how many have their like, and the same
     in characters: (N, 6). Those of white space count if `blank`."""
-    if kernel := compiled("repetition"):
+    if loops := kernel("curate/repetition"):
         out = np.zeros((len(pieces.edges) - 1, 6), np.int64)
-        kernel.repeats(pieces, blank, out)
+        loops.repeats(pieces, blank, out)
         return out
     rows = []
     for first, last in zip(pieces.edges, pieces.edges[1:]):
@@ -118,8 +118,8 @@ def ngrams(words: Pieces, variant: int) -> tuple[np.ndarray, np.ndarray]:
     all of them hold, (N, 6, 2)."""
     documents = len(words.edges) - 1
     top, duplicate = np.zeros((documents, 3), np.int64), np.zeros((documents, 6, 2), np.int64)
-    if kernel := compiled("repetition"):
-        kernel.ngrams(words, variant, top, duplicate)
+    if loops := kernel("curate/repetition"):
+        loops.ngrams(words, variant, top, duplicate)
         return top, duplicate
     for document, (first, last) in enumerate(zip(words.edges, words.edges[1:])):
         hashes, lengths = words.hashes[first:last].tolist(), words.lengths[first:last].tolist()

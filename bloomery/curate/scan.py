@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from bloomery.core.kernels import kernel
 from bloomery.curate.characters import MARKS, SYMBOL, TERMINAL, classes
-from bloomery.curate.native import compiled
 from bloomery.curate.words import english
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")           # Rae et al. 2021, A1.1
@@ -83,7 +83,7 @@ def scan(texts: pa.Array, *, split: str = "white", stop_words: Iterable[str] = S
     """Scan a large_string array; `split` is "white" or "english". `ValueError` for another, or over 62 stop-words."""
     if split not in SPLITS or len(stops := tuple(stop_words)) > 62:
         raise ValueError(f"split is one of {', '.join(SPLITS)} and there are at most 62 stop-words")
-    if not (kernel := compiled("scan")):
+    if not (loops := kernel("curate/scan")):
         return plain_scan(texts.to_pylist(), split, stops, short)
     data, offsets = buffers(texts)
     size, documents = int(offsets[-1] - offsets[0]), len(texts)
@@ -91,7 +91,7 @@ def scan(texts: pa.Array, *, split: str = "white", stop_words: Iterable[str] = S
     shortest = 1 if split == "english" else 2               # bytes a word takes, with the space behind it
     words, rows, parts = (_room(size // least + documents, documents) for least in (shortest, 1, 1))
     hashes = np.array([digest(word.encode()) for word in stops], np.uint64)
-    kernel.scan(data, offsets, classes(), split == "english", hashes, short, table, words, rows, parts)
+    loops.scan(data, offsets, classes(), split == "english", hashes, short, table, words, rows, parts)
     return Scan(table, *map(_filled, (words, rows, parts)))
 
 

@@ -167,6 +167,25 @@ def read_word(data, at, stop, classes, point, size, kind, english, points, kinds
     return at, length, every, some, final, final_kind, run, (ellipses, digits, hashes)
 
 
+@njit(inline="always")
+def count_words(data, begin, at, length, every, some, english, stops, out, histogram, found_words, place, chunk):
+    """Note the word that was read, or those that English has in it; the place of the next, and stop-words as bits."""
+    points, kinds, places, begins = chunk
+    if not english or every & LETTER:
+        value = digest(data, begin, at)
+        return place + 1, count_word(out, histogram, found_words, place, value, length, every, some, stops)
+    places[length] = at
+    return count_split(data, out, histogram, found_words, place, points, kinds, places, begins, length, stops)
+
+
+@njit(nogil=True, cache=True)
+def count_text(out, histogram, characters, visible, found, ellipses, digits, hashes):
+    """Note what was counted on the way, and what follows from it."""
+    out[Count.CHARACTERS], out[Count.VISIBLE], out[Count.STOP_WORDS] = characters, visible, bits(found)
+    out[Count.ELLIPSES], out[Count.DIGITS], out[Count.HASHES] = ellipses, digits, hashes
+    out[Count.MEDIAN_WORD] = median(histogram, int(out[Count.WORDS]))
+
+
 @njit(nogil=True, cache=True)
 def note(data, pieces, place, start, stop, length, is_filled):
     """Note a row or a part; the place of the next."""
@@ -181,7 +200,7 @@ def scan_document(data, start, stop, classes, english, stops, short, out, histog
     Words are read whole; between them stand white space and the ends of lines, rows and parts.  A part ends at a blank
     line, and the last with the text, stripped: so what would follow the last visible character is taken back.
     """
-    points, kinds, places, begins = chunk
+    points, kinds, places, _ = chunk
     characters, visible, found, at, previous, previous_kind = 0, 0, 0, start, END, 0
     ellipses, digits, hashes = 0, 0, 0
     line, first, tail, final = start, END, 0, END
@@ -205,13 +224,8 @@ def scan_document(data, start, stop, classes, english, stops, short, out, histog
             ellipses, digits, hashes = ellipses + marks[0], digits + marks[1], hashes + marks[2]
             characters, visible, previous = characters + length, visible + length, final
             shown, shown_at = at, characters
-            if not english or every & LETTER:
-                found |= count_word(out, histogram, word, w, digest(data, begin, at), length, every, some, stops)
-                w += 1
-            else:
-                places[length] = at
-                w, met = count_split(data, out, histogram, word, w, points, kinds, places, begins, length, stops)
-                found |= met
+            w, met = count_words(data, begin, at, length, every, some, english, stops, out, histogram, word, w, chunk)
+            found |= met
             continue
         if kind & BREAK:
             if (point != 10 or previous != 13) and (point != END or at > line):         # a line, as splitlines has it
@@ -238,9 +252,7 @@ def scan_document(data, start, stop, classes, english, stops, short, out, histog
         at += size
     if part >= 0 and part_visible:
         last_part, last_start, last_at = p, part, part_at
-    out[Count.CHARACTERS], out[Count.VISIBLE], out[Count.STOP_WORDS] = characters, visible, bits(found)
-    out[Count.ELLIPSES], out[Count.DIGITS], out[Count.HASHES] = ellipses, digits, hashes
-    out[Count.MEDIAN_WORD] = median(histogram, int(out[Count.WORDS]))
+    count_text(out, histogram, characters, visible, found, ellipses, digits, hashes)
     return w, r, last_part, last_start, shown, shown_at - last_at
 
 

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
-from bloomery.curate.native import kernel
+from bloomery.core.kernels import needed
 from bloomery.curate.scan import buffers
 from bloomery.text.tokenizer import Tokenizer
 
@@ -33,7 +33,7 @@ def units_of(column: pa.Array, unit: str, tokenizer: Tokenizer | None = None) ->
     size = int(offsets[-1] - offsets[0])
     out = np.empty(size if unit == "character" else size // 2 + len(column), np.uint64)
     starts = np.zeros(len(column) + 1, np.int64)
-    count = kernel("minhash").units(data, offsets, folding(), unit == "character", out, starts)
+    count = needed("curate/minhash").units(data, offsets, folding(), unit == "character", out, starts)
     return out[:count], starts
 
 
@@ -44,7 +44,7 @@ def folding() -> np.ndarray:
     Letters that come apart into several (Korean syllables) stay whole.  Where words have no spaces between them, each
     character is a word.
     """
-    loops = kernel("minhash")
+    loops = needed("curate/minhash")
     table = np.arange(0x110000, dtype=np.int32)
     for code in range(HIGHEST):
         character = chr(code)
@@ -79,7 +79,7 @@ def signatures(units: np.ndarray, starts: np.ndarray, k: int,
                drawn: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """(N, P) uint32 signatures of texts' shingles, and (N,) a hash of what each text says."""
     out, key = np.empty((len(starts) - 1, len(drawn[0])), np.uint32), np.empty(len(starts) - 1, np.uint64)
-    kernel("minhash").signatures(units, starts, k, *drawn, out, key)
+    needed("curate/minhash").signatures(units, starts, k, *drawn, out, key)
     return out, key
 
 

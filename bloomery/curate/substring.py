@@ -21,8 +21,8 @@ from pydantic import Field
 
 from bloomery.core.config import Input, Settings
 from bloomery.core.errors import InputError
+from bloomery.core.kernels import needed
 from bloomery.curate.edits import Edits
-from bloomery.curate.native import kernel
 from bloomery.curate.scan import buffers
 from bloomery.curate.signatures import folding
 from bloomery.curate.step import Findings, Gathered
@@ -47,7 +47,7 @@ def by_suffixes(text: np.ndarray, starts: np.ndarray, n: int, *, keep_first: boo
                 memory: int = 0) -> np.ndarray:
     """(N,) where a repeated window of n symbols begins; text (N,) of documents that begin at `starts` (R+1,)."""
     whole, repeated = np.zeros(len(text), bool), np.zeros(len(text), bool)
-    loops = kernel("substring")
+    loops = needed("curate/substring")
     loops.mark_whole(starts, n, whole)
     if whole.any():
         loops.mark_sorted(text, suffixes(text), n, whole, keep_first, repeated)
@@ -68,7 +68,7 @@ def by_windows(text: np.ndarray, starts: np.ndarray, n: int, *, keep_first: bool
                memory: int = 1 << 32) -> np.ndarray:
     """The same, in as many passes over the text as it takes to stay below `memory` bytes."""
     whole, repeated = np.zeros(len(text), bool), np.zeros(len(text), bool)
-    loops = kernel("substring")
+    loops = needed("curate/substring")
     loops.mark_whole(starts, n, whole)
     bits = int(np.ceil(np.log2(max(len(text) * WINDOW_BYTES / min(memory, SORTED_FAST), 1))))
     nothing = np.empty(0, np.uint64), np.empty(0, np.int64)
@@ -84,7 +84,7 @@ def by_windows(text: np.ndarray, starts: np.ndarray, n: int, *, keep_first: bool
 
 def covered(repeated: np.ndarray, starts: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ranges that marked windows cover: the document, the first symbol in it and the one behind the last, (M,) each."""
-    loops, nothing = kernel("substring"), np.empty(0, np.int64)
+    loops, nothing = needed("curate/substring"), np.empty(0, np.int64)
     count = loops.ranges(repeated, starts, n, nothing, nothing, nothing)
     found = tuple(np.empty(count, np.int64) for _ in range(3))
     if count:
@@ -151,12 +151,13 @@ class Passages:
             opens = np.concatenate(([0], np.cumsum(gathered["tokens"])))[row]
             ends = gathered["ends"]
             begin, end = np.where(begin > 0, ends[np.maximum(opens + begin - 1, 0)], 0), ends[opens + end - 1]
-        begin, end = kernel("substring").snapped(gathered["bytes"], first[row] + begin, first[row] + end, first[row],
-                                                 first[row + 1], folding(), self.options.snap == "word")
+        loops = needed("curate/substring")
+        begin, end = loops.snapped(gathered["bytes"], first[row] + begin, first[row] + end, first[row],
+                                   first[row + 1], folding(), self.options.snap == "word")
         cut = begin < end
         row, begin, end = row[cut], begin[cut], end[cut]
-        lost = np.bincount(row, kernel("substring").characters(gathered["bytes"], begin, end), gathered.documents)
-        whole = kernel("substring").characters(gathered["bytes"], first[:-1], first[1:])
+        lost = np.bincount(row, loops.characters(gathered["bytes"], begin, end), gathered.documents)
+        whole = loops.characters(gathered["bytes"], first[:-1], first[1:])
         short = (lost > 0) & (whole - lost < self.options.min_left)
         account = {"passages": len(row), "bytes": int((end - begin).sum()), "documents": int((lost > 0).sum())}
         return Findings(["repeated_passages" if one else None for one in short],

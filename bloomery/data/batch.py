@@ -5,10 +5,11 @@ denominators are values here, not branches in the loop.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bloomery.model.forest import Segments, roots
 
@@ -22,6 +23,19 @@ class Batch:
     segments: Segments
     count: float            # what the summed loss is divided by, before the sum over micro-batches and ranks
     types: Tensor | None = field(default=None, kw_only=True)    # (N,) int64  of an encoder that has them; None: all 0
+
+    def to(self, device: torch.device) -> Self:
+        """The batch there, but for `segments`, which Python reads. From pinned memory nobody waits for the copy."""
+        if self.ids.device == device:
+            return self
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(self, **{name: x.to(device) if isinstance(x, Batch) else
+                                x.to(device, non_blocking=device.type == "cuda")
+                                for name, x in own.items() if isinstance(x, Tensor | Batch)})
+
+    def beside(self, model: nn.Module) -> Self:
+        """The batch where the weights of a model are."""
+        return self.to(next(model.parameters()).device)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def score_answers(model: Transformer, prompts: list[list[int]], answers: list[li
     out: list[list[float]] = [[] for _ in prompts]
     bins = best_fit_decreasing(sizes, max([micro_tokens, *sizes]))
     for group in progress(bins, name="scoring answers, batches", total=len(bins)):
-        batch = answer_forest([prompts[i] for i in group], [answers[i] for i in group], tail=tail)
+        batch = answer_forest([prompts[i] for i in group], [answers[i] for i in group], tail=tail).beside(model)
         scores = iter(answer_logps(model, batch, sums=sums).tolist())
         for i in group:
             out[i] = [next(scores) for _ in answers[i]]

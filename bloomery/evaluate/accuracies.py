@@ -7,8 +7,6 @@
 All rows of one recipe are of the same held-out pairs, in all and by kind.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
@@ -27,9 +25,8 @@ def policy_rows(name: str, scores: PairScores, before: tuple[str, PairScores] | 
     return found
 
 
-def reward_rows(name: str, folder: Path, pairs: list[Preference], compute: torch.dtype) -> list[dict]:
+def reward_rows(name: str, judge: RewardModel, pairs: list[Preference]) -> list[dict]:
     """A reward model's rows."""
-    judge = RewardModel(folder, compute=compute)
     scores = score_pairs(judge.model, pairs, judge.renderer, score=score_completions)
     return accuracy_rows(name, "reward", scores.logps, scores.kinds)
 

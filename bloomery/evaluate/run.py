@@ -31,13 +31,14 @@ from bloomery.evaluate.compression import (
 from bloomery.evaluate.generative import answer_nll, exact_matches, generated, questions, well_formed
 from bloomery.evaluate.preference import PairScores, preference_metrics, score_pairs
 from bloomery.evaluate.winrate import open_duels
+from bloomery.generate.scoring import RewardModel
 from bloomery.losses.token import perplexity
 from bloomery.model.store import load_model
 from bloomery.model.transformer import Transformer
 from bloomery.text.chat import Renderer, load_renderer
 from bloomery.text.tokenizer import Tokenizer, load_tokenizer
 from bloomery.train.objective import total_nll
-from bloomery.train.precision import Precision, choose
+from bloomery.train.precision import Device, Precision, choose, placed
 
 
 class Config(Settings):
@@ -65,6 +66,7 @@ class Config(Settings):
     words: bool = Field(False, description="also perplexity by the word, of models and of a word 5-gram")
     template: str = Field("auto", description="chat template; auto: each model's own")
     precision: Precision = Field("auto", description="bf16, fp32, or auto")
+    device: Device = "auto"
 
     @field_validator("formats")
     @classmethod
@@ -80,7 +82,7 @@ class Config(Settings):
 def run(config: Config, out: Path) -> dict:
     """Every model on everything that was given; side-by-side answers go to `answers.json`."""
     raise_contradictions(config)
-    compute, why = choose(config.precision)
+    (compute, why), device = choose(config.precision, device=config.device), placed(config.device)
     say(f"  evaluate: {why}")
     quarantine = Quarantine()
     shard = open_shard(Path(config.shards), "validation") if config.shards else None
@@ -91,14 +93,15 @@ def run(config: Config, out: Path) -> dict:
     prompts = dialogues(config.prompts) if config.prompts else []
     quarantine.write(out)
     duels = open_duels(config.reward, rows, pairs, limit=config.generated, max_tokens=config.max_tokens,
-                       compute=compute) if config.reward else None
+                       compute=compute, device=device) if config.reward else None
     measured: dict[str, dict] = {}
     table: list[dict] = []
     shown: dict[str, dict] = {}
     scores: dict[str, PairScores] = {}
     count = 0
     for name, folder in progress(config.models.items(), name="evaluate, models", total=len(config.models)):
-        model, renderer = load_model(Path(folder), compute=compute), load_renderer(Path(folder), config.template)
+        model = load_model(Path(folder), compute=compute).to(device)
+        renderer = load_renderer(Path(folder), config.template)
         tokenizer = renderer.tokenizer
         found = measured[name] = {}
         if shard:
@@ -125,7 +128,7 @@ def run(config: Config, out: Path) -> dict:
         first = next(iter(config.models))
         measured[first] |= yardsticks(Path(config.shards), load_tokenizer(Path(config.models[first])), config.words)
     for name, folder in config.rewards.items():
-        table += reward_rows(name, Path(folder), pairs, compute)
+        table += reward_rows(name, RewardModel(Path(folder), compute=compute, device=device), pairs)
     say_rows(table)
     write_atomic(out / "accuracies.json", json.dumps(table, indent=1))
     write_atomic(out / "answers.json", json.dumps([*shown.values()], indent=1, ensure_ascii=False))

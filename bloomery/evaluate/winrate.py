@@ -60,6 +60,6 @@ class Duels:
 
 
 def open_duels(folder: str, rows: list[Conversation], pairs: list[Preference], *, limit: int, max_tokens: int,
-               compute: torch.dtype) -> Duels:
+               compute: torch.dtype, device: torch.device | str = "cpu") -> Duels:
     """Duels judged by the reward model of a folder."""
-    return Duels(RewardModel(Path(folder), compute=compute), asked(rows, pairs, limit), max_tokens)
+    return Duels(RewardModel(Path(folder), compute=compute, device=device), asked(rows, pairs, limit), max_tokens)

@@ -62,6 +62,7 @@ class Before:
     def measure(self, model: Headed) -> Metrics:
         """`before_accuracy`: the old head on the trunk as it is now."""
         self.model.trunk = model.trunk
+        self.model.to(model.score.weight.device)
         scores = scored(self.model, self.measured)
         right = [int(own.argmax()) == one.truth for own, one in zip(scores, self.measured, strict=True)]
         return {"before_accuracy": float(np.mean(right))}
@@ -82,9 +83,9 @@ def diagonal(model: Headed, inputs: Sequence[Encoded], *, seed: int = 0) -> dict
     fisher = {name: torch.zeros_like(p) for name, p in parameters.items()}
     model.eval()
     for one in progress(inputs, name="rows of the task before", total=len(inputs)):
-        batch = forest_of([one], causal=model.config.causal, typed=model.config.types > 0)
+        batch = forest_of([one], causal=model.config.causal, typed=model.config.types > 0).beside(model)
         logp = scores_of(model, batch, model.states(batch.ids, batch.segments, batch.types))[0].log_softmax(-1)  # (C,)
-        drawn = torch.multinomial(logp.detach().exp(), 1, generator=draws)
+        drawn = torch.multinomial(logp.detach().exp().cpu(), 1, generator=draws)
         add_squares([*fisher.values()], [*torch.autograd.grad(logp[drawn].sum(), [*parameters.values()],
                                                               materialize_grads=True)], 1 / len(inputs))
     return fisher

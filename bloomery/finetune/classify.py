@@ -109,7 +109,7 @@ def run(config: Config, out: Path) -> dict:
         figures, _ = judged(task, names, scored(model, measured, config.micro_tokens), held_out, measured)
         with evaluating(model):
             batches = packed(measured, config.micro_tokens, partial(make, language=False))[0]
-            total = sum(loss(model, batch)[1]["loss"] for batch in batches) / sum(batch.count for batch in batches)
+            total = sum(loss(model, b.beside(model))[1]["loss"] for b in batches) / sum(b.count for b in batches)
         return {"val_loss": total, **{f"val_{name}": value for name, value in figures.items()},
                 **(before.measure(model) if before else {})}
 

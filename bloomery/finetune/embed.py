@@ -201,15 +201,13 @@ def without_head(model: Transformer) -> None:
 def contrastive(model: Transformer, batch: Group, *, pooling: str, temperature: float, symmetric: bool
                 ) -> tuple[Tensor, Metrics]:
     """The loss of a group summed over its queries, and how many found their passage first."""
-    device = model.embedding.weight.device
-    hidden = model(batch.ids.to(device), batch.positions.to(device), Forest(batch.segments))
+    hidden, right, known = model(batch.ids, batch.positions, Forest(batch.segments)), batch.right, batch.known
     states = normalize(pooled(hidden, batch.segments, pooling).to(torch.promote_types(hidden.dtype, torch.float32)),
                        dim=-1)                                                           # (Q + P, D)
-    right, known = batch.right.to(device), batch.known.to(device)
     cosines = states[:len(right)] @ states[len(right):].T                                # (Q, P)
     losses = in_batch(cosines, right, temperature=temperature, known=known)
     if symmetric:
-        back = in_batch(cosines[:, right].T, torch.arange(len(right), device=device), temperature=temperature,
+        back = in_batch(cosines[:, right].T, torch.arange(len(right), device=right.device), temperature=temperature,
                         known=known[:, right].T)
         losses = (losses + back) / 2
     best = cosines.argmax(1)

@@ -39,7 +39,7 @@ from bloomery.model.store import is_model, load_config, load_model
 from bloomery.model.transformer import Transformer
 from bloomery.text.chat import Renderer
 from bloomery.text.tokenizer import load_tokenizer
-from bloomery.train.precision import Precision, choose
+from bloomery.train.precision import Device, Precision, choose, placed
 from bloomery.train.retention import ANCHOR, FISHER, shard_of
 from bloomery.train.tensor_file import write_tensors
 
@@ -54,6 +54,7 @@ class Config(Settings):
     examples: int = Field(256, gt=0, description="texts of at most one context, chosen by hash")
     template: str = Field("chatml", description="chat template, for conversations")
     precision: Precision = Field("auto", description="bf16, fp32, or auto; squares are added in fp32")
+    device: Device = "auto"
     seed: int = Field(0, description="names the texts and the draws")
 
 
@@ -93,7 +94,7 @@ def diagonal(model: Transformer, batches: list[Batch], *, kind: str, seed: int =
     fisher = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     draws, tokens = torch.Generator(model.head.weight.device).manual_seed(seed), 0
     for batch in progress(batches, name=f"fisher ({kind}), texts", total=len(batches)):
-        logp = likelihood(model, batch, draws if kind == "true" else None)
+        logp = likelihood(model, batch.beside(model), draws if kind == "true" else None)
         scores = torch.autograd.grad(logp.sum(), [*parameters.values()], materialize_grads=True)
         add_squares([*fisher.values()], [score.float() for score in scores])
         tokens += len(logp)
@@ -115,9 +116,9 @@ def likelihood(model: Transformer, batch: Batch, draws: torch.Generator | None) 
 
 def run(config: Config, out: Path) -> dict:
     """Measure, and keep the Fisher information with the weights it was measured at: penalties need both."""
-    compute, why = choose(config.precision)
+    compute, why = choose(config.precision, device=config.device)
     say(f"  fisher: {why}")
-    model = load_model(Path(config.model), compute=compute)
+    model = load_model(Path(config.model), compute=compute).to(placed(config.device))
     batches = texts(config, model)
     anchor = {name: p.detach().contiguous() for name, p in model.named_parameters()}
     check_space(out, 2 * sum(weight.nbytes for weight in anchor.values()) + 2**20)

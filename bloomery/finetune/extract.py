@@ -40,7 +40,7 @@ from bloomery.model.store import is_model, load_config
 from bloomery.text.framing import Frame, frame_of
 from bloomery.text.tokenizer import load_tokenizer
 from bloomery.train.objective import Metrics
-from bloomery.train.precision import Precision, choose
+from bloomery.train.precision import Precision, choose, placed
 from bloomery.train.session import TrainingConfig, train
 
 
@@ -148,9 +148,9 @@ def packed(group: Sequence[Lesson], micro_tokens: int, make: Callable[[Sequence[
 
 def objective(model: Headed, batch: SpanBatch) -> tuple[Tensor, Metrics]:
     """CE(start) + CE(end), summed over windows; transformers' heads take half of it."""
-    scores = model.scores(batch.ids.to(model.score.weight.device), batch.segments, batch.types)          # (N, 2)
-    owner, first, last = (x.to(scores.device) for x in (batch.owner, batch.first, batch.last))
-    begin, end = (one_of_group(scores[:, side], owner, right) for side, right in ((0, first), (1, last)))
+    scores = model.scores(batch.ids, batch.segments, batch.types)                        # (N, 2)
+    begin, end = (one_of_group(scores[:, side], batch.owner, right)
+                  for side, right in ((0, batch.first), (1, batch.last)))
     loss = (begin + end).sum()
     return loss, {"loss": float(loss.detach()), "start_loss": float(begin.sum().detach()),
                   "end_loss": float(end.sum().detach())}
@@ -166,7 +166,8 @@ def answers(model: Headed, readings: Sequence[Reading], *, longest: int, thresho
     scores: list[np.ndarray] = [np.zeros((0, 2))] * len(group)
     with evaluating(model):
         for batch, places in zip(*packed(group, micro_tokens, make), strict=True):
-            found = model.scores(batch.ids.to(model.score.weight.device), batch.segments, batch.types).double().cpu()
+            batch = batch.beside(model)
+            found = model.scores(batch.ids, batch.segments, batch.types).double().cpu()
             for place, own in zip(places, found.split([len(group[i][0].ids) for i in places]), strict=True):
                 scores[place] = own.numpy()
     waiting, out = iter(scores), []
@@ -238,7 +239,7 @@ def run(config: Config, out: Path) -> dict:
                        micro_tokens=config.micro_tokens)
         with evaluating(model):
             batches = packed(lessons(chosen, leave_out=False), config.micro_tokens, make)[0]
-            loss = sum(objective(model, batch)[1]["loss"] for batch in batches) / sum(b.count for b in batches)
+            loss = sum(objective(model, b.beside(model))[1]["loss"] for b in batches) / sum(b.count for b in batches)
         return {"val_loss": loss, **{f"val_{name}": value for name, value in figures(chosen, said).items()}}
 
     def stream(step: int) -> list[SpanBatch]:
@@ -250,9 +251,11 @@ def run(config: Config, out: Path) -> dict:
                   epoch=config.examples / len(taught))
     said = answers(state.model, measured, longest=config.longest, threshold=config.threshold,
                    micro_tokens=config.micro_tokens)
-    lines = [{"id": one.asked.id, "question": one.asked.question, "answers": [text for text, _ in one.asked.answers],
-              **own} for one, own in zip(measured, said, strict=True)]
-    lines.sort(key=lambda line: token_f1(line["prediction"], line["answers"] or [""]))
+    lines = [{"id": one.asked.id, "question": one.asked.question, "context": one.asked.context,
+              "answers": (gold := [text for text, _ in one.asked.answers]), **own,
+              "f1": round(token_f1(own["prediction"], gold or [""]), 4)}
+             for one, own in zip(measured, said, strict=True)]
+    lines.sort(key=lambda line: (line["f1"], -abs(line["score"] - line["null_score"])))      # the surest mistakes first
     write_jsonl(out / "predictions.jsonl", lines)
     found = figures(measured, said)
     beside = yardsticks(training, measured)
@@ -288,7 +291,7 @@ class Reader:
 
 def open_reader(folder: Path, *, precision: Precision = "auto") -> Reader:
     """A qa stage's folder, or any ...ForQuestionAnswering with a tokenizer."""
-    folder, model = Path(folder), load_headed(Path(folder), compute=choose(precision)[0])
+    folder, model = Path(folder), load_headed(Path(folder), compute=choose(precision)[0]).to(placed())
     told = json.loads((folder / TASK).read_text(encoding="utf-8")) if (folder / TASK).is_file() else {}
     frame = frame_of(load_tokenizer(folder), causal=model.config.causal, where=str(folder))
     return Reader(model, frame, **{name: told[name] for name in ("stride", "query", "longest", "threshold")

@@ -23,7 +23,7 @@ from bloomery.losses.token import IGNORE
 from bloomery.model.headed import Headed, load_headed
 from bloomery.text.framing import frame_of
 from bloomery.text.tokenizer import load_tokenizer
-from bloomery.train.precision import Precision, choose
+from bloomery.train.precision import Precision, choose, placed
 
 TASK = "task.json"
 MICRO_TOKENS = 8192
@@ -48,7 +48,8 @@ def scored(model: Headed, inputs: Sequence[Input], micro_tokens: int = MICRO_TOK
     found: list[np.ndarray] = [np.zeros(0)] * len(inputs)
     with evaluating(model):
         for batch, places in zip(*packed(inputs, micro_tokens, make), strict=True):
-            hidden = model.states(batch.ids.to(model.score.weight.device), batch.segments, batch.types)
+            batch = batch.beside(model)
+            hidden = model.states(batch.ids, batch.segments, batch.types)
             if model.shape.task == "token":
                 asked = batch.truths != IGNORE
                 parts = model.read(hidden[asked]).split([int(own.sum()) for own in asked.split(
@@ -102,7 +103,7 @@ def rounded(values: np.ndarray) -> list[float]:
 def open_judge(folder: Path, *, precision: Precision = "auto") -> Judge:
     """A classify stage's folder; or any ...ForSequenceClassification or ...ForTokenClassification with a tokenizer."""
     folder = Path(folder)
-    model = load_headed(folder, compute=choose(precision)[0])
+    model = load_headed(folder, compute=choose(precision)[0]).to(placed())
     shape = model.shape
     told = json.loads((folder / TASK).read_text(encoding="utf-8")) if (folder / TASK).is_file() else {}
     task = told.get("task") or {"token": "tagging", "choice": "choice"}.get(shape.task) or (

@@ -181,8 +181,9 @@ def judged(model: Network, tokenizer: Tokenizer, asked: list[Pair], given: list[
     rows = [{"source": given[pair.row].source, "target": one, "prediction": text}
             for pair, one, text in zip(asked, wanted, texts_, strict=True)]
     means = {name: sum(overlap[name].f1 for overlap in overlaps) / len(overlaps) for name in overlaps[0]}
-    return rows, {"bleu": score, "bleu_signature": signature, "chrf": characters, "chrf_signature": chrf_signature,
-                  **means, "written": len(rows)}
+    exact = sum(text == one.strip() for text, one in zip(texts_, wanted, strict=True)) / len(rows)
+    return rows, {"exact_match": exact, "bleu": score, "bleu_signature": signature, "chrf": characters,
+                  "chrf_signature": chrf_signature, **means, "written": len(rows)}
 
 
 def validation(held_out: list[Pair], start: int, micro_tokens: int) -> Callable[[Network], Metrics]:

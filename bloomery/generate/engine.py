@@ -338,17 +338,15 @@ class Engine:
                                  why=f"it has {len(context)} tokens and continuations of up to {longest}, the model "
                                      f"reads {self.context}; neither may be empty")
         asked = [(context, group) for context, group in zip(contexts, continuations, strict=True) if group]
-        with self._beside():
-            scores = iter(score_answers(self.model, *map(list, zip(*asked, strict=True)), sums=torch.float64)
-                          if asked else ())
+        scores = iter(score_answers(self.model, *map(list, zip(*asked, strict=True)), sums=torch.float64)
+                      if asked else ())
         return [next(scores) if group else [] for group in continuations]
 
     @torch.no_grad()
     def embed(self, inputs: list[list[int]], pooling: str = "mean") -> Tensor:
         """What the model makes of each input: hidden states pooled by `POOLING`, of length one, (B, D) fp32."""
         check(inputs, self.context)
-        with self._beside():
-            return vectors(self.model, inputs, pooling)
+        return vectors(self.model, inputs, pooling)
 
     def _beside(self) -> AbstractContextManager:
         """Tensors made inside lie where the weights are."""

@@ -66,11 +66,12 @@ class Judge:
     `asked` and `inconsistent` count comparisons, and those whose winner depended on the order.
     """
 
-    def __init__(self, folder: Path, *, question: str = QUESTION, compute: torch.dtype = torch.float32):
+    def __init__(self, folder: Path, *, question: str = QUESTION, compute: torch.dtype = torch.float32,
+                 device: torch.device | str = "cpu"):
         if missing := [name for name in ("prompt", "first", "second") if name not in PART.findall(question)]:
             raise InputError("a judge's question lacks a part", why=f"{{{missing[0]}}} does not stand in it",
                              hint="it is filled in with {prompt}, {first} and {second}")
-        self.model, self.renderer = load_model(Path(folder), compute=compute), load_renderer(Path(folder))
+        self.model, self.renderer = load_model(Path(folder), compute=compute).to(device), load_renderer(Path(folder))
         self.question, self.asked, self.inconsistent = question, 0, 0
         self.letters = [self.renderer.answer(letter)[:-1] for letter in OPTIONS]
 

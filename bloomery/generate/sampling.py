@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bloomery.core.errors import InputError
-from bloomery.model.cache import kernel
+from bloomery.core.kernels import kernel
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Token]:
     """
     if logits.dim() != 2 or len(logits) != len(rows):
         raise ValueError(f"logits {tuple(logits.shape)} for {len(rows)} rows: there must be one line a row")
-    quick = kernel("draw", "generate") if logits.device.type == "cpu" and logits.dtype == torch.float32 else None
+    quick = kernel("generate/draw") if logits.device.type == "cpu" and logits.dtype == torch.float32 else None
     direct = [i for i, row in enumerate(rows) if quick and row.direct]
     others = sorted({*range(len(rows))} - {*direct})
     found = {}

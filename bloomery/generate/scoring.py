@@ -71,8 +71,9 @@ def score_completions(model: ScalarModel, prompts: list[list[int]], completions:
 class RewardModel:
     """The reward model of a folder: a `...ForSequenceClassification` with one label, its tokenizer beside it."""
 
-    def __init__(self, folder: Path, *, compute: torch.dtype = torch.float32, dtype: torch.dtype = torch.float32):
-        self.model, self.renderer = load_scalar(folder, compute=compute, dtype=dtype), load_renderer(folder)
+    def __init__(self, folder: Path, *, compute: torch.dtype = torch.float32, dtype: torch.dtype = torch.float32,
+                 device: torch.device | str = "cpu"):
+        self.model, self.renderer = load_scalar(folder, compute=compute, dtype=dtype).to(device), load_renderer(folder)
         if self.model.labels != 1:
             raise InputError("not a reward model", where=str(folder),
                              why=f"it gives {self.model.labels} numbers, a reward is one",

@@ -4,7 +4,7 @@ All rows of a step have the same length, and a row whose target has ended leaves
 of `sampling.py`, which continuations live that of `beam.py`; a network says what follows each row (`Decoding`).
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -42,22 +42,41 @@ def groups(model: Network, sources: list[list[int]], rows: int) -> Iterator[list
 def written(model: Network, sources: list[list[int]], *, ends: Collection[int], max_tokens: int,
             how: Sampling = GREEDY, seed: int = 0) -> list[list[int]]:
     """One target of each source, without its end. A draw depends on (seed, source's number, step) alone."""
-    out: list[list[int]] = [[] for _ in sources]
+    seeds = [(seed << 32) + number for number in range(len(sources))]
+    return [one.ids for one, in drawn(model, sources, ends=ends, max_tokens=max_tokens, how=how, seeds=seeds)]
+
+
+@torch.no_grad()
+def drawn(model: Network, sources: list[list[int]], *, ends: Collection[int], max_tokens: int, how: Sampling,
+          seeds: Sequence[int], samples: int = 1) -> list[list[Beam]]:
+    """Targets of every source, so many of each; scores are their log-probabilities, as the model says without `how`.
+
+    A draw depends on (its source's seed, sample, step) alone.
+    """
+    ids: list[list[list[int]]] = [[[] for _ in range(samples)] for _ in sources]
+    logps = [[0.0] * samples for _ in sources]
+    last_ids: list[list[int | None]] = [[None] * samples for _ in sources]
     limit = min(max_tokens, model.config.context)
-    for group in groups(model, sources, ROWS):
-        under_way = model.decoding([sources[i] for i in group], rows=len(group), tokens=limit)
-        parents, last = [*range(len(group))], [model.config.start_id] * len(group)
+    for group in groups(model, sources, max(1, ROWS // samples)):
+        rows = [(i, sample) for i in group for sample in range(samples)]
+        under_way = model.decoding([sources[i] for i in group], rows=len(rows), tokens=limit)
+        parents, last = [row // samples for row in range(len(rows))], [model.config.start_id] * len(rows)
         for _ in range(limit):
             logits = under_way.step(parents, last)
-            asked = [Row(how, sources[i], out[i], seed=(seed << 32) + i) for i in group]
-            tokens = [token.id for token in choose(logits, asked)]
-            parents = [row for row, token in enumerate(tokens) if token not in ends]
-            group, last = [group[row] for row in parents], [tokens[row] for row in parents]
-            for number, token in zip(group, last, strict=True):
-                out[number].append(token)
-            if not group:
+            chosen = choose(logits, [Row(how, sources[i], ids[i][sample], seed=seeds[i], sample=sample)
+                                     for i, sample in rows])
+            for (i, sample), token in zip(rows, chosen, strict=True):
+                logps[i][sample] += token.raw
+                if token.id in ends:
+                    last_ids[i][sample] = token.id
+                else:
+                    ids[i][sample].append(token.id)
+            parents = [row for row, token in enumerate(chosen) if token.id not in ends]
+            rows, last = [rows[row] for row in parents], [chosen[row].id for row in parents]
+            if not rows:
                 break
-    return out
+    return [[Beam(*one) for one in zip(own, logp, logp, end, strict=True)]
+            for own, logp, end in zip(ids, logps, last_ids, strict=True)]
 
 
 @torch.no_grad()

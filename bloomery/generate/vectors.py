@@ -23,11 +23,11 @@ MICRO_TOKENS = 8192             # of a batch that is embedded
 @torch.no_grad()
 def vectors(model: Transformer, inputs: Sequence[Sequence[int]], pooling: str = "mean") -> Tensor:
     """(B, D) fp32 on the CPU from token ids, of an encoder with their [CLS] and [SEP]."""
-    out, causal = torch.empty(len(inputs), model.config.width, device="cpu"), model.config.causal
+    out, causal = torch.empty(len(inputs), model.config.width), model.config.causal
     for group in best_fit_decreasing([len(ids) for ids in inputs], max([MICRO_TOKENS, *map(len, inputs)])):
         segments = roots([len(inputs[i]) for i in group], causal=causal)
-        flat = torch.tensor([id for i in group for id in inputs[i]])
-        hidden = model(flat, segments.positions, Forest(segments)).float().cpu()
+        flat = torch.tensor([id for i in group for id in inputs[i]], device=model.embedding.weight.device)
+        hidden = model(flat, segments.positions.to(flat.device), Forest(segments)).float().cpu()
         for i, own in zip(group, hidden.split([len(inputs[i]) for i in group]), strict=True):
             out[i] = normalize(POOLING[pooling](own), dim=0)
     return out
@@ -60,11 +60,7 @@ class Reader:
 
     def embed(self, inputs: list[list[int]], pooling: str = "mean") -> Tensor:
         check(inputs, self.context)
-        device = self.model.head.weight.device
-        if device.type == "cpu":
-            return vectors(self.model, inputs, pooling)
-        with device:
-            return vectors(self.model, inputs, pooling)
+        return vectors(self.model, inputs, pooling)
 
     def load(self, model: Transformer) -> None:
         """Go on with other weights of the same shape."""

@@ -39,7 +39,7 @@ class HeldOut:
         """Loss, accuracy, entropy and perplexity a trained token, and the loss of each task where there are several."""
         sums = Counter()
         for index in range(len(self.batches)):
-            sums.update(objective(model, self.batches[index])[1])
+            sums.update(objective(model, self.batches[index].beside(model))[1])
         means = {name: value / self.batches.count for name, value in sums.items() if name.startswith(TOLD)}
         means["perplexity"] = perplexity(means["loss"], 1)
         return {f"{self.prefix}{name}": value for name, value in means.items()}
@@ -66,7 +66,7 @@ def ending(model: Transformer, examples: Sequence[Example], end: int, micro_toke
     runs: list[Run] = [e for e in only if any(e.weights)]
     if not runs:
         return {}
-    logp = torch.cat([token_logps(model, batch)[0] for batch in in_order(runs, micro_tokens)])
+    logp = torch.cat([token_logps(model, batch.beside(model))[0] for batch in in_order(runs, micro_tokens)])
     return {"turn_end_probability": float(logp.double().exp().mean())}
 
 

@@ -150,8 +150,8 @@ def run(config: Config, out: Path) -> dict:
         export(tuned, renderer, out)
     shown = validation or [row for own in unseen.values() for row in own[:1]]
     if shown and config.beside_base:
-        rows = side_by_side({"base": load_model(Path(config.model), compute=model.compute),
-                             "tuned": tuned or state.model}, shown, renderer, count=config.beside_base,
+        base = load_model(Path(config.model), compute=model.compute).to(state.team.device)
+        rows = side_by_side({"base": base, "tuned": tuned or state.model}, shown, renderer, count=config.beside_base,
                             max_tokens=config.beside_base_tokens)
         write_atomic(out / "answers.json", json.dumps(rows, indent=1, ensure_ascii=False))
     return found

@@ -13,14 +13,11 @@ of every sum, so that how long other slots are does not change a bit of what thi
 """
 
 from collections.abc import Sequence
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from bloomery.core.kernels import kernel
 from bloomery.model.config import ModelConfig
 from bloomery.model.dot_product import PLAIN, Scoring
 
@@ -43,7 +40,7 @@ class Cache:
         self.lengths, self.capacity, self.before = [0] * slots, capacity, before
         self.lenders, self.lent = [*range(slots)], [0] * slots  # in whose place a slot's first keys lie, and how many
         self.single = False                                     # whether the kernel attends what was fed last
-        self.kernel = kernel("decode") if dtype in KERNEL and not self.keys.is_cuda else None
+        self.kernel = kernel("model/decode") if dtype in KERNEL and self.keys.is_cpu else None
 
     def feed(self, slots: Sequence[int], counts: Sequence[int], *, padding: int = 0) -> Tensor:
         """Announce the tokens of the next pass; their positions, (sum of counts + padding,) int64.
@@ -99,7 +96,7 @@ class Cache:
         keys, values = self.keys[layer], self.values[layer]                              # (S, K, C, E)
         for kept, new in ((keys, k), (values, v)):
             kept.transpose(1, 2).index_put_((self._row, self._column), new.to(kept.dtype))
-        wide = keys.dtype if keys.is_cuda else torch.promote_types(keys.dtype, torch.float32)
+        wide = torch.promote_types(keys.dtype, torch.float32) if keys.is_cpu else keys.dtype
         rows = q.to(wide)
         if self._real is not None:
             padded = rows.new_zeros(len(self._slots) * self._width, *q.shape[1:])
@@ -185,15 +182,9 @@ class Cache:
             kept[:, target, :, part] = kept[:, source, :, part]
 
 
-@cache
-def kernel(name: str, package: str = "model") -> ModuleType | None:
-    """The kernels of a file, where numba is installed."""
-    return import_module(f"bloomery.{package}.{name}_kernel") if find_spec("numba") else None
-
-
 def kept_as(compute: torch.dtype, device: torch.device) -> torch.dtype:
     """How keys and values are best kept: as they are computed, but in fp32 where a CPU has no kernel for less."""
-    return compute if device.type != "cpu" or kernel("decode") else torch.promote_types(compute, torch.float32)
+    return compute if device.type != "cpu" or kernel("model/decode") else torch.promote_types(compute, torch.float32)
 
 
 def rows_of(slots: list[int]) -> slice | Tensor:

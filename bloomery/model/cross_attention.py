@@ -80,7 +80,7 @@ class Paired:
 
     def read(self, layer: int, q: Tensor, key_value: Linear, scoring: Scoring = PLAIN) -> Tensor:
         k, v = keys_values(self.encoded, key_value, q.shape[-1])
-        if q.is_cuda:                                           # torch's kernels for CPUs are what pieces are made for
+        if not q.is_cpu:                                        # torch's kernels for CPUs are what pieces are made for
             return attention(*(x.transpose(0, 1) for x in (q, k, v)), self.mask.to(q.device), scoring).transpose(0, 1)
         heads = q.shape[1], k.shape[1]
         if heads not in self._pieces:

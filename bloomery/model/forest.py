@@ -3,8 +3,8 @@
 Run i is tokens[start[i]:start[i+1]]; a token sees the earlier tokens of its own run and every token of its ancestors.
 A packed pretraining row is a list of roots, a prompt with two answers one root with two children.  `DenseForest` builds
 the (N, N) mask and is the oracle in tests.  `Forest` gathers runs of similar length into padded rows just for the
-attention call, and the queries of all that continues a run into rows over that run (`tree.py`); on a GPU it is
-FlexAttention (`flex.py`).
+attention call, and the queries of all that continues a run into rows over that run (`tree.py`); with CUDA it is
+FlexAttention (`flex.py`), where there is neither a CPU nor CUDA the mask.
 """
 
 from collections import defaultdict
@@ -132,6 +132,11 @@ def beyond(segments: Segments, queries: Tensor, keys: Tensor, window: int) -> Te
     return (away if not any(segments.whole) else away.abs()) >= window
 
 
+def masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scoring: Scoring) -> Tensor:
+    """Attention of flat q (N, H, E) over k and v (N, K, E) under one mask (N, N)."""
+    return attention(*(x.transpose(0, 1) for x in (q, k, v)), mask, scoring).transpose(0, 1)
+
+
 class DenseForest:
     """The oracle: one (N, N) mask."""
 
@@ -139,8 +144,7 @@ class DenseForest:
         self.segments = segments
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring = PLAIN) -> Tensor:
-        mask = dense_mask(self.segments, scoring.window).to(q.device)
-        return attention(*(x.transpose(0, 1) for x in (q, k, v)), mask, scoring).transpose(0, 1)
+        return masked(q, k, v, dense_mask(self.segments, scoring.window).to(q.device), scoring)
 
 
 class Forest:
@@ -151,13 +155,15 @@ class Forest:
         lengths = {end - first for first, end in segments.runs}
         self.uniform = len(lengths) == 1 and not any(segments.whole) and not any(segments.chains)
         self._pieces: dict[tuple, list[Piece]] = {}             # by window and heads
-        self._masks: dict[int | None, BlockMask] = {}           # by window
+        self._masks: dict[int | None, BlockMask | Tensor] = {}  # by window
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring = PLAIN) -> Tensor:
-        if q.is_cuda:
+        if not q.is_cpu:
             if scoring.window not in self._masks:
-                self._masks[scoring.window] = block_mask(self.segments.paths, scoring.window, q.device)
-            return flex(q, k, v, self._masks[scoring.window], scoring)
+                self._masks[scoring.window] = block_mask(self.segments.paths, scoring.window, q.device) if q.is_cuda \
+                    else dense_mask(self.segments, scoring.window).to(q.device)
+            mask = self._masks[scoring.window]
+            return flex(q, k, v, mask, scoring) if q.is_cuda else masked(q, k, v, mask, scoring)
         if self.uniform:
             q, k, v = (x.unflatten(0, (self.count, -1)).transpose(1, 2) for x in (q, k, v))      # (R, heads, T, E)
             return padded_attention(q, k, v, Sees(window=scoring.window), scoring).transpose(1, 2).flatten(0, 1)

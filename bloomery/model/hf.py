@@ -19,6 +19,7 @@ from bloomery.model.hf_rope import read_rope, write_rope
 from bloomery.model.rope_scaling import ntk_base
 
 OWN = "bloomery"                        # the model_type of networks no family can say
+SEQ2SEQ = ("t5", "bloomery-seq2seq", "bloomery-rnn")        # of networks that read a source: `seq2seq_files.py`
 NEEDED = object()                       # the default of a key without which there is no network
 
 
@@ -217,6 +218,10 @@ class Family:
 def to_config(hf: dict, *, where: str = "config.json") -> ModelConfig:
     """Read a `config.json`; one `InputError` lists every option that is missing or that we cannot do."""
     kind, odd = hf.get("model_type"), []
+    if kind in SEQ2SEQ:
+        raise InputError("this network reads a source and writes a target", where=where,
+                         why=f"model_type {kind!r} is no language model, which goes on with a text",
+                         hint="bloomery generate MODEL SOURCES.jsonl OUT.jsonl --beams 5, or bloomery seq2seq model=")
     if kind not in FAMILIES and kind != OWN:
         raise InputError(f"unsupported model_type {kind!r}", where=where,
                          why=f"the architectures known here are {', '.join(FAMILIES)}")

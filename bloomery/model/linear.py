@@ -19,7 +19,7 @@ def rounded(x: Tensor, rows: int = ROWS) -> Tensor:
     have the same number of tokens twice, so without this half of a fine-tuning step is compilation.
     """
     missing = -len(x) % rows
-    return pad(x, (0, 0, 0, missing)) if missing and not x.is_cuda else x
+    return pad(x, (0, 0, 0, missing)) if missing and x.is_cpu else x
 
 
 def even(x: Tensor) -> Tensor:

@@ -4,15 +4,12 @@ A bfloat16 is the upper half of an fp32 number: uint16 to numpy, which knows no 
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from llvmlite import ir
 from numba import cfunc, types
 from numba.extending import intrinsic, overload
-
-from bloomery.core.metrics import say
 
 FAST = {"reassoc", "contract", "nsz"}                           # sums may be taken 16 at a time
 
@@ -75,9 +72,6 @@ def pointer(typing_context, address, kind):
 
 def compiled(function: Callable, signature: types.Type) -> Callable:
     """A function as one of C, kept on disk where that can be written: it takes seconds once for a machine."""
-    name = Path(function.__code__.co_filename)
-    if not any(name.parent.glob(f"__pycache__/{name.stem}.*.nbi")):
-        say(f"  compiling {name.stem.replace('_', ' ')} (once for this machine)")
     try:
         return cfunc(signature, cache=True)(function)
     except RuntimeError:                                        # nowhere to keep it

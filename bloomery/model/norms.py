@@ -86,7 +86,7 @@ class Norm(nn.Module):
 
 class RMSNorm(Norm):
     def normed(self, x: Tensor) -> Tensor:
-        if (self.compute or x.dtype) == torch.bfloat16 and x.dim() == 2 and not x.is_cuda:
+        if (self.compute or x.dtype) == torch.bfloat16 and x.dim() == 2 and x.is_cpu:
             if not torch.is_grad_enabled():
                 return rounded_norm(x, self.weight, self.eps)[0]
             return RMSNormed.apply(x, self.weight, self.eps)

@@ -12,8 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from bloomery.core.kernels import kernel
 from bloomery.model.attention import Attention, Memory
-from bloomery.model.cache import Cache, kernel
+from bloomery.model.cache import Cache
 from bloomery.model.linear import Linear, rounded
 from bloomery.model.nf4 import NF4Linear
 from bloomery.model.norms import RMSNorm
@@ -98,7 +99,7 @@ def made(name: str, module: nn.Module) -> nn.Module:
     """What stands for a module in the twin: itself, unless another gives the same faster."""
     if isinstance(module, Linear):
         return PackedLinear(module, keep=name == "head")
-    if type(module) is RMSNorm and (found := kernel("norm")):
+    if type(module) is RMSNorm and (found := kernel("model/norm")):
         return PackedNorm(module, found.rms_norm)
     return module
 

@@ -73,7 +73,7 @@ class Prefix(nn.Module):
         """Torch calls this before the model: ids, positions and memory, as they are behind a prefix."""
         ids, positions, memory = asked
         tokens = self.shape[2]
-        if not positions.is_cuda and int(positions.max()) + tokens >= self.context:
+        if positions.is_cpu and int(positions.max()) + tokens >= self.context:
             raise ValueError(f"position {int(positions.max())} behind a prefix of {tokens} is beyond the context, "
                              f"{self.context} tokens")
         if isinstance(memory, Cache):

@@ -116,7 +116,7 @@ def padded_scores(model: ScalarModel, ids: Tensor, mask: Tensor | None = None) -
     last token is `pad` is read too early.  Flat runs (`ScalarModel.scores`) know no padding and have no such trap.
     """
     real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-    columns = torch.arange(ids.shape[1]).expand_as(ids)
+    columns = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     if model.pad is None and len(ids) > 1:
         raise ValueError("rows of a batch cannot be told from their padding: the model has no pad token")
     told = torch.ones_like(real) if model.pad is None else ids != model.pad
@@ -126,7 +126,8 @@ def padded_scores(model: ScalarModel, ids: Tensor, mask: Tensor | None = None) -
     lengths = real.sum(1)
     start = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).to(torch.int32)
     segments = Segments(start, torch.full((len(ids),), -1, dtype=torch.int32))
-    flat = torch.zeros_like(ids).masked_scatter(real, torch.arange(int(lengths.sum())))  # column -> flat token
+    tokens = torch.arange(int(lengths.sum()), device=ids.device)
+    flat = torch.zeros_like(ids).masked_scatter(real, tokens)                            # column -> flat token
     hidden = model.trunk(ids[real], columns[real], Forest(segments))
     return model.read(hidden[flat[torch.arange(len(ids)), last]])
 

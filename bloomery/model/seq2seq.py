@@ -8,6 +8,7 @@ checkpoints and the loop are those of any model.  Positions count from 0 in ever
 T5 v1.0 multiplies what its head reads by D^-0.5, the head being the embedding; v1.1 has a head of its own.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -262,8 +263,9 @@ class Decoding:
         self.source = Kept(model.encode(torch.tensor([i for ids in sources for i in ids], device=device), segments),
                            segments)
         dtype = kept_as(model.compute, device)
-        self.past = BiasedCache(model.config, rows, tokens, model.decoder.relative, dtype=dtype) \
-            if model.decoder.relative else Cache(model.config, rows, tokens, dtype=dtype)
+        with self.beside():
+            self.past = BiasedCache(model.config, rows, tokens, model.decoder.relative, dtype=dtype) \
+                if model.decoder.relative else Cache(model.config, rows, tokens, dtype=dtype)
         self.owner = [*range(len(sources))]                     # the source of each row
         self.slots = [*range(len(sources))]                     # where in the cache it is
 
@@ -274,11 +276,15 @@ class Decoding:
         self.slots = self.placed(parents)
         order = sorted(range(len(ids)), key=self.slots.__getitem__)         # neighbours are read without a copy
         self.source.feed([self.owner[i] for i in order])
-        places = self.past.feed([self.slots[i] for i in order], [1] * len(order)).to(self.device)
-        hidden = self.model.decode(torch.tensor([ids[i] for i in order], device=self.device), places,
-                                   Target(self.past, self.source))
+        with self.beside():
+            places = self.past.feed([self.slots[i] for i in order], [1] * len(order))
+            hidden = self.model.decode(torch.tensor([ids[i] for i in order]), places, Target(self.past, self.source))
         self.past.advance()
         return self.model.logits(hidden)[sorted(range(len(order)), key=order.__getitem__)]
+
+    def beside(self) -> AbstractContextManager:
+        """Tensors made inside are where the weights are."""
+        return nullcontext() if self.device.type == "cpu" else self.device
 
     def placed(self, parents: list[int]) -> list[int]:
         """A slot for every row: the first to continue one stays there, others get a copy in one that died."""

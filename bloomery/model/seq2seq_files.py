@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bloomery.core.artifacts import write_atomic
 from bloomery.core.errors import InputError
+from bloomery.model.hf import SEQ2SEQ
 from bloomery.model.hf_names import Piece, pieces
 from bloomery.model.rnn import RNN, RNNConfig
 from bloomery.model.seq2seq import EncoderDecoder, Seq2SeqConfig
@@ -105,7 +106,7 @@ def consistent(kind: type, values: dict, where: str) -> Any:
 def is_seq2seq(folder: Path) -> bool:
     """Whether a folder holds a network that reads a source and writes a target."""
     path = Path(folder) / "config.json"
-    return path.is_file() and read_json(path).get("model_type") in ("t5", *OWN)
+    return path.is_file() and read_json(path).get("model_type") in SEQ2SEQ
 
 
 def folder_config(folder: Path, found: dict[str, tuple[tuple[int, ...], str]]) -> Seq2SeqConfig | RNNConfig:

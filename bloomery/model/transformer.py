@@ -67,7 +67,7 @@ class Transformer(nn.Module):
         if self.config.scaled_embedding:
             x = x * self.config.width ** 0.5
         if self.config.positions == "learned":
-            if not positions.is_cuda and int(positions.max()) >= self.places.out_features:
+            if positions.is_cpu and int(positions.max()) >= self.places.out_features:
                 raise ValueError(f"position {int(positions.max())} is beyond the context, "
                                  f"{self.places.out_features} tokens")
             x = x + embedding(positions, self.places.weight)

@@ -111,7 +111,7 @@ class GroupDro:
     def __call__(self, model: Transformer, batch: DomainBatch) -> tuple[Tensor, Metrics]:
         if batch.step != self.step:
             self.step, self.seen = batch.step, {}
-        self.reference.compute = model.compute
+        self.reference.to(batch.ids.device).compute = model.compute
         logp, rows = token_logps(model, batch)                                                  # (M,)
         with torch.no_grad():
             excess = token_logps(self.reference, batch)[0] - logp

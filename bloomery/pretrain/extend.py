@@ -27,7 +27,7 @@ from bloomery.model.store import is_model, load_config, load_model, save_model
 from bloomery.model.transformer import Transformer
 from bloomery.pretrain.corpora import CorpusConfig, copy_tokenizer, drawn, open_corpora, stream, validation, writes
 from bloomery.text.tokenizer import load_tokenizer
-from bloomery.train.precision import choose
+from bloomery.train.precision import machine
 from bloomery.train.session import train
 
 
@@ -121,7 +121,8 @@ def run(config: Config, out: Path) -> dict:
     batches = stream(config, corpora, config.context)
     measures = {context: validation(config, corpora, batches.domains, context) for context in (old, config.context)}
     say(f"  extend: {config.method}, context {old} -> {config.context}, factor {config.context / old:g}")
-    before.compute = choose(config.precision)[0]
+    before.compute, device = machine(config)
+    before.to(device)
     found = {f"{name}_before": value for name, value in at_both(measures, before).items()}
     model = Transformer(made, seed=None)
     model.load_state_dict(before.state_dict())

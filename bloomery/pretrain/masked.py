@@ -173,7 +173,7 @@ def validation(corpora: Corpora, texts: Texts, limit: int,
     def validate(model: torch.nn.Module) -> Metrics:
         count, sums = sum(batch.count for batch in batches), {}
         for batch in batches:
-            for name, value in objective(model, batch)[1].items():
+            for name, value in objective(model, batch.beside(model))[1].items():
                 sums[name] = sums.get(name, 0.0) + value
         found = {f"val_{name}": value / count for name, value in sums.items()}
         return found | {"val_perplexity": exp(found.get("val_mlm_loss", found["val_loss"]))}

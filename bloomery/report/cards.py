@@ -21,7 +21,7 @@ BUCKETS = (("by_confidence", "How sure it is", "quarters of the pairs, by how fa
 def card(folder: Path) -> dict:
     """One stage's card as the page shows it; empty where the stage made none."""
     found = read_json(folder / "card.json")
-    if not found:
+    if not found or "models" not in found:                      # there are cards of tasks too
         return {}
     rows = list(found["models"].items())
     if found["ensemble"]:
@@ -52,20 +52,21 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def diagram(marks: dict) -> dict:
-    """Dots of the reliability diagram as they are placed, before and after the temperature."""
+def diagram(marks: dict, *, least: float = 0.5, of: str = "pairs") -> dict:
+    """Dots of the reliability diagram as they are placed, before and after the temperature, from confidence `least` on.
+    """
     series = [("as it is", "raw", marks["reliability"]), ("at its temperature", "scaled",
                                                           marks.get("reliability_scaled", []))]
-    return {"width": WIDTH, "height": HEIGHT, "level": up(0.5),
-            "series": [{"name": name, "look": look, "dots": [dot(b, marks["count"]) for b in bins]}
+    return {"width": WIDTH, "height": HEIGHT, "least": least, "level": up(least),
+            "series": [{"name": name, "look": look, "dots": [dot(b, marks["count"], least, of) for b in bins]}
                        for name, look, bins in series if bins]}
 
 
-def dot(b: dict, total: int) -> dict:
-    """Where a bin stands; its area says how many pairs it holds."""
-    return {"x": round((b["confidence"] - 0.5) * 2 * WIDTH, 1), "y": up(b["right"]),
+def dot(b: dict, total: int, least: float, of: str) -> dict:
+    """Where a bin stands; its area says how many it holds."""
+    return {"x": round((b["confidence"] - least) / (1 - least) * WIDTH, 1), "y": up(b["right"]),
             "r": round(max(1.5, LARGEST * (b["count"] / total) ** 0.5), 1),
-            "words": f"{b['count']} pairs: sure to {percent(b['confidence'])}, right in {percent(b['right'])}"}
+            "words": f"{b['count']} {of}: sure to {percent(b['confidence'])}, right in {percent(b['right'])}"}
 
 
 def up(share: float) -> float:

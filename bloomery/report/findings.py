@@ -3,10 +3,13 @@
 Words follow the numbers and never the hope: a model that lost to the 5-gram is said to need more bits.
 """
 
+import re
+
 from bloomery.core.metrics import shorten
 from bloomery.report.charts import Log, finite
 
 FORGOTTEN = 1.05        # times the bits per byte it began with: beyond that the reader is warned
+WINS = re.compile(r"(.+)\.win_rate_over_(.+)(?<!_low)(?<!_high)(?<!_ties)")
 RIVALS = (("ngram5_bpb", "a 5-gram model"), ("xz_bpb", "xz"), ("zstd_bpb", "zstd"))
 
 
@@ -106,6 +109,19 @@ def answers(metrics: dict[str, object]) -> tuple[str, dict] | None:
             tile("Answers", f"{100 * after:.1f} %", "exactly right", bars, "held-out questions", first=1, most=1.0))
 
 
+def wins(metrics: dict[str, object]) -> tuple[str, dict] | None:
+    """How often a judge prefers a model's answers to those of the one before, of the model that wins most."""
+    rates = {key: metrics[key] for key in metrics if WINS.fullmatch(key) and finite(metrics[key])}
+    if not rates:
+        return None
+    best = max(rates, key=rates.get)
+    (name, before), rate = WINS.fullmatch(best).groups(), rates[best]
+    low, high = (100 * metrics.get(f"{best}_{end}", rate) for end in ("low", "high"))
+    return (f"{name}'s answers are preferred to {before}'s in {100 * rate:.0f} % of cases ({low:.0f} to {high:.0f} %)",
+            tile("Wins", f"{100 * rate:.0f} %", f"preferred to {before}", [(name, rate, f"{100 * rate:.1f} %")],
+                 f"a coin gets 50 %; 95 % interval {low:.0f} to {high:.0f} %", most=1.0))
+
+
 def tile(label: str, value: str, unit: str, bars: list[tuple[str, float, str]], note: str, *, first: int = 0,
          most: float = 0.0) -> dict:
     """A headline number and, below it, bars drawn from zero; `first` is the bar in the accent colour."""
@@ -118,7 +134,8 @@ def tile(label: str, value: str, unit: str, bars: list[tuple[str, float, str]], 
 def headline(metrics: dict[str, object], kept: tuple[int, int] | None, count: int,
              seconds: float) -> tuple[str, list[dict]]:
     """One sentence and up to three tiles; where nothing was evaluated, what was read and how long it took."""
-    found = [f for f in (held_out(metrics), fine_tuning(metrics), preferences(metrics), answers(metrics)) if f][:3]
+    found = [f for f in (held_out(metrics), fine_tuning(metrics), preferences(metrics), answers(metrics),
+                         wins(metrics)) if f][:3]
     words, tiles = [w for w, _ in found], [t for _, t in found]
     if kept and len(tiles) < 3:
         documents, read = kept

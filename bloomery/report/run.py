@@ -17,14 +17,14 @@ from bloomery.core.artifacts import Artifact, open_artifact, write_atomic
 from bloomery.core.config import Input, Settings
 from bloomery.core.errors import ConfigError
 from bloomery.core.metrics import read_metrics, shorten
-from bloomery.report import curation, findings, samples
+from bloomery.report import curation, findings, samples, tasks
 from bloomery.report.cards import card
 from bloomery.report.charts import finite, is_number, plotly_javascript, read_log, training_charts
 from bloomery.report.comparison import comparisons
 from bloomery.report.graph import graph, in_order
 
 PAGE = Path(__file__).parent / "page"
-STYLES, SCRIPTS = ("page.css", "curation.css"), ("page.js", "curation.js")
+STYLES, SCRIPTS = ("page.css", "curation.css", "tasks.css"), ("page.js", "curation.js")
 MOST_BYTES = 8_000_000              # of the page; plotly.js is 4.8 million of them
 TEXT_LIMITS = (4000, 1500, 500, 150)    # characters of one sample: the first that keeps the page below MOST_BYTES
 SHOWN = ("stage", "verb", "hash", "version", "attempts", "peak_memory_gb")
@@ -42,7 +42,8 @@ def run(config: Config, out: Path) -> dict:
     if not config.runs:
         raise ConfigError("a report of nothing", where="report.runs", hint='name finished stages: runs = ["@pretrain"]')
     stages = read_stages([open_artifact(Path(folder)) for folder in config.runs])
-    told = {name: [found for s in stages if (found := read(s))] for name, read in curation.NUMBERS.items()}
+    told = {name: [found for s in stages if (found := read(s))]
+            for name, read in (curation.NUMBERS | tasks.NUMBERS).items()}
     numbers = flat_metrics(stages)
     kept = next(((c["kept"], c["read"]) for c in told["curation"]), None)
     sentence, tiles = findings.headline(numbers, kept, len(stages), sum(s["seconds"] for s in stages))
@@ -53,7 +54,7 @@ def run(config: Config, out: Path) -> dict:
                      **told, "training": comparisons(stages) + [t for t in (training(s, marks) for s in stages) if t],
                      "cards": [{"stage": s["label"], **found} for s in stages if (found := card(s["folder"]))]})
     texts = {name: [(s["label"], found) for s in stages if (found := read(s["folder"]))]
-             for name, read in (curation.TEXTS | samples.TEXTS).items()}
+             for name, read in (curation.TEXTS | tasks.TEXTS | samples.TEXTS).items()}
     for limit in TEXT_LIMITS:
         page = render(content, texts, limit)
         if len(page) <= MOST_BYTES:
@@ -154,7 +155,7 @@ def render(content: dict, texts: dict, limit: int) -> bytes:
     scripts = [plotly_javascript(), files(SCRIPTS)]
     graphs = [(name, lineage(content["stages"], across=name == "across")) for name in ("across", "down")]
     html = environment.get_template("page.html").render(
-        **content, **texts, graphs=graphs, kinds=curation.KINDS,
+        **content, **texts, graphs=graphs, kinds=curation.KINDS, kinds_of_task=tasks.NAMES,
         style=Markup(files(STYLES)), scripts=[Markup(s) for s in scripts],
         hashes=[b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts],
         data=Markup(json.dumps({key: content[key] for key in ("training", "curation")},

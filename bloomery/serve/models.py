@@ -28,7 +28,7 @@ from bloomery.serve.settings import ServeSettings
 from bloomery.text.chat import Renderer, load_renderer
 from bloomery.text.tokenizer import Tokenizer
 from bloomery.train.checkpoint import checkpoints, damage, whole_model
-from bloomery.train.precision import choose, products
+from bloomery.train.precision import choose, placed, products
 
 CONTINUES = ("pretrain", "extend")          # verbs whose models continue text
 
@@ -88,7 +88,8 @@ def open_models(models: list[str], settings: ServeSettings, *, rewards: list[str
         found.add(open_model(*named(given), settings, tokenizer))
     for given in rewards:
         name, folder = named(given)
-        found.add(Served(name, "reward", folder, load_config(folder), reward=RewardModel(folder)))
+        judge = RewardModel(folder, device=placed(settings.device))
+        found.add(Served(name, "reward", folder, load_config(folder), reward=judge))
     return found
 
 
@@ -127,7 +128,7 @@ def open_model(name: str, folder: Path, settings: ServeSettings, tokenizer: str 
         model = whole_model(config, checkpoint, compute).to(compute)
         ends = {renderer.tokenizer.eos} if verb(stage) in CONTINUES else {renderer.end}
     kind = "chat" if renderer.answers(ends) else "completion"
-    engine = Engine(shrunk(model.eval(), settings), renderer.tokenizer, slots=settings.slots, chunk=settings.chunk,
+    engine = Engine(ready(model, settings), renderer.tokenizer, slots=settings.slots, chunk=settings.chunk,
                     context=min(settings.context or config.context, config.context), own=True)
     made = int(max(path.stat().st_mtime for path in (folder.glob("*config.json") if finished else [checkpoint])))
     return Served(name, kind, folder, config, made, checkpoint, engine, renderer,
@@ -139,16 +140,18 @@ def encoder(folder: Path, settings: ServeSettings, compute: torch.dtype) -> Read
     if not is_model(folder):
         raise InputError("this encoder is still being trained", where=str(folder), hint="serve it when it is done")
     model, longest = load_model(folder, compute=compute, dtype=compute), load_config(folder).context
-    return Reader(shrunk(model.eval(), settings), context=min(settings.context or longest, longest))
+    return Reader(ready(model, settings), context=min(settings.context or longest, longest))
 
 
 def precision(settings: ServeSettings, config: ModelConfig) -> torch.dtype:
     """What a model computes in; "auto" is what this machine is faster at when all slots decode."""
-    return torch.bfloat16 if settings.dtype == "int8" else choose(settings.dtype, products(config, settings.slots))[0]
+    return torch.bfloat16 if settings.dtype == "int8" else \
+        choose(settings.dtype, products(config, settings.slots), device=settings.device)[0]
 
 
-def shrunk(model: Transformer, settings: ServeSettings) -> Transformer:
-    """The same with eight-bit weights, if they are asked for."""
+def ready(model: Transformer, settings: ServeSettings) -> Transformer:
+    """The same where it is to be computed, with eight-bit weights if they are asked for."""
+    model = model.eval().to(placed(settings.device))
     return quantise(model) if settings.dtype == "int8" else model
 
 
@@ -196,8 +199,8 @@ def reread(served: Served, settings: ServeSettings) -> tuple[Transformer, Path |
         model = load_model(served.folder, compute=compute, dtype=compute)
         if load_config(served.folder) != served.config:
             raise InputError(f"{served.id} has changed its shape", hint="start the server again")
-        return shrunk(model.eval(), settings), None
+        return ready(model, settings), None
     found = newest(served.folder)
     if found is None or found == served.checkpoint:
         return None
-    return shrunk(whole_model(served.config, found, compute).to(compute).eval(), settings), found
+    return ready(whole_model(served.config, found, compute).to(compute), settings), found

@@ -37,6 +37,7 @@ class ServeSettings(Settings):
     chunk: int = Field(64, ge=1, description="tokens of a prompt read at a time: what others wait while one is read")
     dtype: Literal["auto", "fp32", "bf16", "int8"] = Field(
         "auto", description="precision of weights; int8: half the memory of bf16, no faster, and less exact")
+    device: str = Field("auto", description="cpu, cuda, cuda:1, mps, or auto: a GPU if there is one, else cpu")
     pooling: Literal["auto", "mean", "last", "first"] = Field(
         "auto", description="where an embedding is read off hidden states; auto: as the model's folder says, else mean")
     lenient: bool = Field(False, description="name ignored fields in a response header instead of refusing them")

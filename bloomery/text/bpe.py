@@ -17,18 +17,16 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 
 import numpy as np
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
 from bloomery.core.errors import InputError
+from bloomery.core.kernels import kernel
+from bloomery.text.encode import BYTES, LETTERS
 from bloomery.text.tokenizer import CONTROL, SMALLEST, Tokenizer
-
-try:
-    from bloomery.text import bpe_kernel
-except ImportError:                                         # without numba
-    bpe_kernel = None
 
 SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"          # Unicode's White_Space
 PIECE = re.compile(rf" ?[^{SPACE}]+|[{SPACE}]+(?![^{SPACE}])|[{SPACE}]+")
@@ -100,8 +98,8 @@ def commonest(words: Iterable[tuple[bytes, int]], most: int) -> dict[bytes, int]
 
 def learn(words: dict[bytes, int], merges: int) -> list[Pair]:
     """The first `merges` merges of these words, fewer where no pair is left."""
-    if bpe_kernel:
-        return compiled(words, merges)
+    if loops := kernel("text/bpe"):
+        return compiled(loops, words, merges)
     symbols = [[bytes([byte]) for byte in word] for word in words]
     weights, counts, places = list(words.values()), Counter(), {}
     for word, own in enumerate(symbols):
@@ -136,24 +134,13 @@ def merged(symbols: list[bytes], pair: Pair) -> list[bytes]:
     return found
 
 
-def compiled(words: dict[bytes, int], merges: int) -> list[Pair]:
+def compiled(loops: ModuleType, words: dict[bytes, int], merges: int) -> list[Pair]:
     """The same by the kernel."""
     data = np.frombuffer(b"".join(words), np.uint8).astype(np.int64)
     starts = np.cumsum([0, *map(len, words)])
-    pairs = bpe_kernel.merges(data, starts, np.array(list(words.values()), np.int64), merges)
+    pairs = loops.merges(data, starts, np.array(list(words.values()), np.int64), merges)
     known, found = [bytes([byte]) for byte in range(256)], []
     for left, right in pairs.tolist():
         found.append((known[left], known[right]))
         known.append(known[left] + known[right])
     return found
-
-
-def letters() -> dict[int, str]:
-    """GPT-2's letter for each byte: itself where it can be seen, else one from 256 on in order."""
-    seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    unseen = [byte for byte in range(256) if byte not in seen]
-    return {byte: chr(byte) for byte in seen} | {byte: chr(256 + place) for place, byte in enumerate(unseen)}
-
-
-LETTERS = letters()
-BYTES = {letter: byte for byte, letter in LETTERS.items()}

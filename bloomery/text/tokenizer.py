@@ -7,6 +7,7 @@ types `<|im_start|>` gets those characters and never the token.
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from bloomery.core.artifacts import write_atomic
 from bloomery.core.errors import InputError
+from bloomery.text.encode import Encoder, encoder
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CONTROL = (END_OF_TEXT, TURN_START, TURN_END)
 ROLES = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "cls", "sep", "mask", "pad"))
+MANY = 1 << 21                          # characters in batches beyond which it pays to load an encoder, for a second
 SMALLEST = 256 + len(CONTROL)           # one token for every byte, and the control tokens
 
 
@@ -45,7 +48,7 @@ class Tokenizer:
         self.bos = self.eos if settings is None else self.token(said["bos_token"]) if said["bos_token"] else None
         self.turn_start = backend.token_to_id(TURN_START)
         self.turn_end = self.token(TURN_END if self.has(TURN_END) else said["eos_token"] or END_OF_TEXT)
-        self.size = backend.get_vocab_size()
+        self.size, self._asked = backend.get_vocab_size(), 0
         self._guarded: dict[str, int] = {}
         self.guard(())
         self._see_marks()
@@ -116,7 +119,15 @@ class Tokenizer:
                 return ids[len(self._line):]
         return self.encode(text)
 
+    @cached_property
+    def _encoder(self) -> Encoder | None:
+        return encoder(self.backend)
+
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text; after the first `MANY` characters by a compiled encoder where there is one."""
+        self._asked += sum(map(len, texts))
+        if self._asked > MANY and self._encoder:
+            return self._encoder(texts)
         if not self._by_line:
             return [e.ids for e in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
         lines = [text.split("\n") for text in texts]

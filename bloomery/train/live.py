@@ -33,11 +33,11 @@ MEMORY = 0.95                       # of the averages shown: about the last twen
 
 
 @cache
-def peak_rate(dtype: torch.dtype) -> float:
-    """FLOP/s that matrix products reach here, measured once a process and without drawing from torch's generators."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        return matmul_rate(dtype, size=8192 if devices else 512)
+def peak_rate(dtype: torch.dtype, device: str = "cpu") -> float:
+    """FLOP/s that matrix products reach there, measured once a process and without drawing from torch's generators."""
+    large = device.startswith("cuda")
+    with torch.random.fork_rng([device] if large else []):
+        return matmul_rate(dtype, size=8192 if large else 512, device=device)
 
 
 def held_gb() -> float:

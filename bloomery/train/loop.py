@@ -36,7 +36,7 @@ def train_step(state: State, batches: Sequence[Batch], objective: Objective, cli
 
     def backward(i: int, *, counted: bool = True) -> None:
         torch.manual_seed(state.step << 16 | i)                # of dropout: the same after a resume, on any rank
-        loss, metrics = objective(state.model, own[i] if i in own else batches[i])
+        loss, metrics = objective(state.model, (own[i] if i in own else batches[i]).beside(state.model))
         (loss / count if counted else loss * 0).backward()
         sums.extend([metrics] * counted)
 

@@ -153,10 +153,10 @@ def checkpointed(model: Transformer, how: Checkpointing) -> Transformer:
     return model
 
 
-def free_gb() -> float:
-    """Memory that can still be had, in GB (10^9 bytes): of the GPU where there is one. Infinite where nobody tells."""
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0] / 1e9
+def free_gb(device: torch.device) -> float:
+    """Memory that can still be had on a device, in GB (10^9 bytes). Infinite where nobody tells."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 1e9
     told = Path("/proc/meminfo")
     lines = told.read_text().splitlines() if told.exists() else []
     return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("MemAvailable")), math.inf)

@@ -77,6 +77,6 @@ def total_nll(model: Transformer, batches: list[Batch]) -> tuple[float, float]:
     """Weighted sum of nll and sum of weights over batches, for validation."""
     nats = count = 0.0
     for batch in batches:
-        nats += float(causal_lm(model, batch)[0])
+        nats += float(causal_lm(model, batch.beside(model))[0])
         count += float(batch.weights.sum())
     return nats, count

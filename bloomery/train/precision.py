@@ -1,23 +1,71 @@
-"""Which dtype matrix products run in: measured on this machine, not guessed from its name.
+"""Where a model is computed, and in which dtype its matrix products run: measured here, not guessed from a name.
 
-Weights, optimizer state, norms' statistics and losses stay in fp32 whatever the choice (see `model/linear.py`).
+A model is where its weights are, and whoever gives it something to read puts it there (`Batch.beside`).  Weights,
+optimizer state, norms' statistics and losses stay in fp32 whatever the choice (see `model/linear.py`).
 """
 
 import os
 import time
-from typing import Literal
+from typing import Annotated, Literal, Protocol
 
 import torch
+from pydantic import Field
 
+from bloomery.core.config import Free
+from bloomery.core.errors import ConfigError
 from bloomery.model.config import GATED, ModelConfig
 
 Precision = Literal["auto", "bf16", "fp32"]
+Device = Annotated[str, Free(), Field(description="cpu, cuda, cuda:1, mps, or auto: a GPU if there is one, else cpu")]
 WORTH = 1.3             # bf16 must beat fp32 by this much to be chosen
 HEAD_ROWS = 1024        # rows that the head takes at a time, about
 STEADY = 8              # products in a row that are no faster before the best counts as found
 
 
 Product = tuple[int, int, int]         # rows, inputs, outputs
+
+
+class Asking(Protocol):
+    """A configuration, as far as it is about the machine."""
+
+    precision: Precision
+    device: str
+
+
+def placed(device: str = "auto") -> torch.device:
+    """Where models are computed. `BLOOMERY_DEVICE` overrides `auto`; of `torchrun`'s ranks each has a GPU of its own.
+
+    `ConfigError` for a device that is not here.
+    """
+    name = os.environ.get("BLOOMERY_DEVICE", "auto") if device == "auto" else device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(name)
+        module = torch.get_device_module(found)
+    except RuntimeError as error:
+        raise ConfigError(f"{name} is no device", where="device", why=str(error).splitlines()[0],
+                          hint="auto, cpu, cuda, cuda:1 or mps") from error
+    if found.type == "cpu":
+        return found
+    if found.index is not None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError(f"ranks cannot all be on {name}", where="device",
+                          hint=f"device={found.type} gives each a GPU of its own")
+    found = torch.device(found.type, found.index or int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", 0))))
+    count = module.device_count() if module.is_available() else 0
+    if found.index >= count:
+        built = f"with CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+        raise ConfigError(f"there is no {found} here", where="device",
+                          why=f"torch {torch.__version__}, built {built}, sees {count} devices of this kind",
+                          hint="device=cpu, or BLOOMERY_DEVICE=cpu in the environment")
+    if found.type == "cuda":
+        torch.cuda.set_device(found)                            # whose memory and speed are asked for elsewhere
+    return found
+
+
+def machine(config: Asking) -> tuple[torch.dtype, torch.device]:
+    """The compute dtype and the device of a configuration."""
+    return choose(config.precision, device=config.device)[0], placed(config.device)
 
 
 def products(config: ModelConfig, tokens: int) -> list[Product]:
@@ -28,22 +76,21 @@ def products(config: ModelConfig, tokens: int) -> list[Product]:
             (min(tokens, HEAD_ROWS), d, config.vocabulary)]
 
 
-def products_rate(dtype: torch.dtype, shapes: list[Product], *, seconds: float = 0.02) -> float:
+def products_rate(dtype: torch.dtype, shapes: list[Product], *, seconds: float = 0.02, device: str = "cpu") -> float:
     """FLOP/s over the products of a model. Small ones are slower than large ones, in bf16 far more than in fp32."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     took = sum(fastest_product(dtype, shape, seconds, device) for shape in shapes)
     return sum(2 * rows * inputs * outputs for rows, inputs, outputs in shapes) / took
 
 
-def matmul_rate(dtype: torch.dtype, *, size: int = 512, seconds: float = 0.05) -> float:
+def matmul_rate(dtype: torch.dtype, *, size: int = 512, seconds: float = 0.05, device: str = "auto") -> float:
     """FLOP/s of square matrix products where training would run: what the machine can do, however busy it is now.
 
     Other programs only ever make a product slower, so the best of many counts.  A lone thread is tried as well: when
     another program has a core, the threads of one product wait for each other and all of them look alike (measured on
     two cores with one taken: 8 ms instead of 0.3 ms for every product, so that bf16 seemed no faster than fp32).
     """
-    if torch.cuda.is_available():
-        return 2 * size**3 / fastest_product(dtype, (size, size, size), seconds, "cuda")
+    if (where := placed(device)).type != "cpu":
+        return 2 * size**3 / fastest_product(dtype, (size, size, size), seconds, str(where))
     threads = torch.get_num_threads()
     times = []
     try:
@@ -65,14 +112,15 @@ def fastest_product(dtype: torch.dtype, shape: Product, seconds: float, device: 
     while (waited := time.perf_counter() - begin) < seconds or (steady < STEADY and waited < 10 * seconds):
         start = time.perf_counter()
         torch.mm(a, b, out=out)
-        if device == "cuda":
-            torch.cuda.synchronize()
+        if device != "cpu":
+            torch.get_device_module(device).synchronize()
         took = time.perf_counter() - start
         best, steady = (took, 0) if took < 0.99 * best else (min(best, took), steady + 1)
     return best
 
 
-def choose(precision: Precision, shapes: list[Product] | None = None) -> tuple[torch.dtype, str]:
+def choose(precision: Precision, shapes: list[Product] | None = None, *,
+           device: str = "auto") -> tuple[torch.dtype, str]:
     """The compute dtype and one sentence about why. `BLOOMERY_PRECISION` overrides `auto`.
 
     With `shapes` (see `products`) the model's own products are timed, else a square one.
@@ -80,10 +128,13 @@ def choose(precision: Precision, shapes: list[Product] | None = None) -> tuple[t
     wanted = os.environ.get("BLOOMERY_PRECISION", "auto") if precision == "auto" else precision
     if wanted != "auto":
         return (torch.bfloat16 if wanted == "bf16" else torch.float32), f"{wanted}, as asked"
-    if torch.cuda.is_available():
-        name, fast = ("bf16", True) if torch.cuda.is_bf16_supported() else ("fp32", False)
-        return (torch.bfloat16 if fast else torch.float32), f"{name} on {torch.cuda.get_device_name()}"
-    half, full = (products_rate(dtype, shapes) if shapes else matmul_rate(dtype)
+    if (where := placed(device)).type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return (torch.bfloat16, f"bf16 on {torch.cuda.get_device_name(where)}") if fast else \
+            (torch.float32, f"fp32 on {torch.cuda.get_device_name(where)}, which has no bf16")
+    if where.type != "cpu":
+        return torch.float32, f"fp32 on {where}"
+    half, full = (products_rate(dtype, shapes) if shapes else matmul_rate(dtype, device="cpu")
                   for dtype in (torch.bfloat16, torch.float32))
     whose = "the model's" if shapes else "matrix"
     measured = f"{whose} products reach {half / 1e9:.0f} GFLOP/s in bf16, {full / 1e9:.0f} in fp32"

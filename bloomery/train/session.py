@@ -7,6 +7,7 @@ come from and what is minimised.  Under `torchrun` every rank comes through here
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +33,7 @@ from bloomery.train.memory import Checkpointing, adapted, checkpointed, flops_pe
 from bloomery.train.objective import Metrics, Objective
 from bloomery.train.optim import OptimizerConfig
 from bloomery.train.parallel import ParallelConfig, Sharded
-from bloomery.train.precision import Precision, choose
+from bloomery.train.precision import Device, Precision, choose, placed
 from bloomery.train.samples import Preview, sample_every
 from bloomery.train.state import Penalty, Report, State, fresh
 from bloomery.train.team import Team, join
@@ -49,6 +50,7 @@ class TrainingConfig(Settings):
     steps: int = Field(gt=0, description="optimizer steps")
     optimizer: OptimizerConfig = OptimizerConfig()
     precision: Precision = Field("auto", description="bf16, fp32, or auto: what this machine is fast at")
+    device: Device = "auto"
     guard: GuardConfig = GuardConfig()
     ema: Annotated[float | None, Fixed()] = Field(
         None, gt=0, lt=1, description="validate and export an average of the weights with this memory of a step")
@@ -77,7 +79,7 @@ def train(model: Transformer, config: TrainingConfig, out: Path, *, name: str, s
     The trained model is `state.model`, whole on every rank; `epoch` is the share of the data that a step takes.  Raises
     `Preempted` after saving when asked to stop, `BloomeryError` when training has diverged.
     """
-    team = joined()
+    team = replace(joined(), device=placed(config.device))
     home = Path(team.broadcast(str(out))) / "checkpoints"       # other ranks write what is theirs elsewhere
     state, identity = prepared(model, config, home, team, name=name, stream=stream, objective=objective)
     state.penalty, early = penalty, config.early_stopping
@@ -106,8 +108,8 @@ def train(model: Transformer, config: TrainingConfig, out: Path, *, name: str, s
             MetricLog(out, name=name, resume_step=state.step, listeners=(view, trackers)) as log:
         if state.step == 0:
             measure(state)
-        meter = Meter(log, flops_per_token=flops_per_token(model), peak=peak_rate(model.compute) * team.size,
-                      epoch=epoch)
+        meter = Meter(log, flops_per_token=flops_per_token(model), epoch=epoch,
+                      peak=peak_rate(model.compute, str(team.device)) * team.size)
         samples = [sample_every(config.sample_every, preview, out, resume_step=state.step)] \
             if config.sample_every and preview and team.leads and not isinstance(state.ranks, Sharded) else []
         hooks = (*([average] if average else []), meter, tell_refusals(log, blame),
@@ -139,7 +141,8 @@ def prepared(model: Transformer, config: TrainingConfig, home: Path, team: Team,
     found = checkpoint.latest(home) if team.leads else None
     path, saved = team.broadcast([str(found[0]), found[1]] if found else [None, None])
     compute, why = team.broadcast([saved["compute"], ""] if saved else
-                                  [str(chosen).removeprefix("torch.") for chosen in choose(config.precision)])
+                                  [str(chosen).removeprefix("torch.")
+                                   for chosen in choose(config.precision, device=config.device)])
     model.compute = getattr(torch, compute)
     checkpointed(model, config.recompute)
     ranks = parallel.apply(model, team, config.parallel)
@@ -156,11 +159,11 @@ def prepared(model: Transformer, config: TrainingConfig, home: Path, team: Team,
                 adapted=adapted(model))
     say(f"  {name}: goes on after step {state.step} of {state.steps}" if saved else f"  {name}: {why}")
     say(f"  {name}: memory {told}" + (f"; {team.size} ranks" if team.size > 1 else ""))
-    if told.total / 1e9 > free_gb():
-        say(f"  warning: that is more than the {free_gb():.1f} GB that are free: smaller micro-batches need less, and "
+    if told.total / 1e9 > (free := free_gb(team.device)):
+        say(f"  warning: that is more than the {free:.1f} GB that are free: smaller micro-batches need less, and "
             'recompute = "full" trades time for it')
     if config.compile and first:
-        compiled(model, lambda: objective(model, first[0])[0])
+        compiled(model, lambda: objective(model, first[0].beside(model))[0])
     if team.leads and not saved:                                # two checkpoints must fit before work is begun
         home.mkdir(parents=True, exist_ok=True)
         check_space(home, round(2 * (told.gradients + told.moments)))           # a gradient is as large as its weight

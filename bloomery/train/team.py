@@ -30,6 +30,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bloomery.core.errors import BloomeryError, ConfigError
+from bloomery.train.precision import placed
 
 T = TypeVar("T")
 TIMEOUT = 300.0         # seconds; torch's own 30 minutes are no help to anybody
@@ -60,6 +61,11 @@ class Team:
     def leads(self) -> bool:
         """Whether this is the rank that writes files and speaks."""
         return self.rank == 0
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether rank 0 is known to have ended; one that was stopped may still go on."""
+        return 0 in self.processes and condition(self.processes[0]) == "is gone"
 
     def gather(self, value: Any) -> list[Any]:
         """What every rank says, by rank. Anything JSON can hold; floats come through exactly."""
@@ -242,14 +248,11 @@ def join(*, timeout: float = TIMEOUT) -> Team:
     if missing:
         raise ConfigError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set",
                           hint="start ranks with torchrun --nproc-per-node=N -m bloomery ...")
-    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
+    rank = int(os.environ["RANK"])
     together = os.environ["MASTER_ADDR"] in LOCAL or os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
     if together and sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
+    device = placed()
     wait = timedelta(seconds=timeout)
     store = open_store(rank, size, wait)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "cpu:gloo", store=store, rank=rank,

@@ -21,7 +21,7 @@ CHUNK = 2**24           # bytes hashed and written at a time
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> tuple[int, str]:
-    """Write contiguous CPU tensors, sync them to disk; size and SHA-256 of the file."""
+    """Write contiguous tensors, sync them to disk; size and SHA-256 of the file."""
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))         # widest first: aligned
     header, offset = {}, 0
     for name in order:
@@ -43,5 +43,5 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> tuple[int, str]:
 
 
 def memory(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor, not copied."""
-    return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+    """The bytes of a contiguous tensor, not copied where it is the CPU's."""
+    return memoryview(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())

@@ -17,6 +17,7 @@ from bloomery.align import rl
 from bloomery.align.rollout import Forced
 from bloomery.core.errors import ConfigError, Preempted
 from bloomery.core.metrics import read_metrics
+from bloomery.core.records import Message
 from bloomery.core.toml import overlaid
 from bloomery.model.scalar import load_scalar
 from bloomery.model.store import load_model
@@ -208,6 +209,7 @@ def test_a_gold_reward_that_stops_rising_ends_the_run_at_its_best(vowels, tmp_pa
     told = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "val_gold" in row]
     best = max(told, key=lambda row: row["val_gold"])
     assert "gold reward was best" in found["ended"] and len(told) < 9
+    assert found["val_gold_win_rate_low"] <= found["val_gold_win_rate"] <= found["val_gold_win_rate_high"]
     assert found["val_gold"] == best["val_gold"] > told[-1]["val_gold"] and told[-1]["val_reward"] > best["val_reward"]
 
 
@@ -277,6 +279,18 @@ def test_a_sampler_that_cuts_is_trained_with_the_same_cuts_or_refused(vowels, tm
         made("ppo", tmp_path, **given)
     made("ppo", tmp_path, cuts_in_training=True, **given)
     assert rows(tmp_path)[0]["sampling/logp_difference_max"] < 1e-4
+
+
+def test_a_prompt_behind_which_a_reward_model_could_not_read_an_answer_to_its_end_is_left_out(tmp_path):
+    renderer, text = load_renderer(policy()), "What is 1 + 2?"
+    while len(renderer.prompt((Message("user", text),))) < shape().context - 12:
+        text += " 1"
+    rows = [*prompts().read_text(encoding="utf-8").splitlines(), json.dumps({"prompt": text, "answer": "3"})]
+    data = tmp_path / "prompts.jsonl"
+    data.write_text("\n".join(rows), encoding="utf-8")
+    for name, given in {"number": {"verifier": "number"}, "judged": {"models": [str(reward())]}}.items():
+        found = made("rloo", tmp_path / name, data=str(data), steps=1, reward={"verifier": None} | given)
+        assert found["prompts_without_room"] == (name == "judged")
 
 
 def test_a_world_that_pays_needs_no_other_reward(tmp_path):

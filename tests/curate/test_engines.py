@@ -28,9 +28,9 @@ def corpus(tmp_path):
     """Files of every kind, with duplicates across them, bad rows and personal data."""
     draw, folder = random.Random(7), tmp_path / "corpus"
     folder.mkdir()
-    texts = [" ".join(draw.choices(WORDS, k=draw.randint(20, 200))) + f"\nwrite to a{n}@b.org\n" for n in range(600)]
+    texts = [" ".join(draw.choices(WORDS, k=draw.randint(20, 200))) + f"\nwrite to a{n}@b.org\n" for n in range(240)]
     for name in range(6):
-        rows = [json.dumps({"text": draw.choice(texts)}) for _ in range(100)]
+        rows = [json.dumps({"text": draw.choice(texts)}) for _ in range(40)]
         rows[name] = "{broken"
         (folder / f"{name}.jsonl").write_text("\n".join(rows))
     for name in range(20):

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from bloomery.core.config import check
 from bloomery.core.records import Document
 from bloomery.curate.heuristics import (
     Generated,
@@ -99,3 +100,11 @@ def test_a_step_gives_the_first_broken_limit_of_each_row():
 def test_a_plain_function_of_a_document_is_a_step():
     step = ByDocument(lambda document: "odd" if int(document.id) % 2 else None)
     assert step.examine(batch_of([Document("1", "a"), Document("2", "b")])).reasons == ["odd", None]
+
+
+@pytest.mark.parametrize(("given", "needed"), [
+    ({"word_count": [50]}, "word_count: needs 2 values, as in [50, 100000], is [50]"),
+    ({"median_word_length": [3]}, "median_word_length: needs 2 values, is [3]")])
+def test_a_rule_of_one_number_says_that_it_takes_two(given, needed):
+    _, problems = check(Gopher, given, locate=lambda keys: "")
+    assert [problem.message for problem in problems] == [needed]

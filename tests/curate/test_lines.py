@@ -66,7 +66,7 @@ def test_sentences(line, count):
 def test_the_compiled_table_is_the_plain_one(universal, text):
     found = lines(pa.array([text, "use of cookies"], pa.large_string()), PHRASES, universal=universal)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "compiled", lambda name: None)
+        patch.setattr(module, "kernel", lambda name: None)
         plain = lines(pa.array([text, "use of cookies"], pa.large_string()), PHRASES, universal=universal)
     assert np.array_equal(found, plain)
 

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from bloomery.classic.shingles import jaccard, shingles
 from bloomery.core.errors import InputError
+from bloomery.core.kernels import kernel
 from bloomery.core.records import Document
 from bloomery.curate import minhash
 from bloomery.curate.lsh import candidate_probability
 from bloomery.curate.minhash import MinHash, NearDuplicates, judged
-from bloomery.curate.native import kernel
 from bloomery.curate.signatures import folding, modular, permutations, signatures, units_of
 from bloomery.curate.step import batch_of, decide_alone
 from bloomery.text.tokenizer import train_tokenizer
@@ -88,7 +88,7 @@ def test_the_kernel_is_the_definition():
     units, starts = units_of(pa.array([text, "one two", ""], pa.large_string()), "word")
     a, b = permutations(16, 7)
     signature, _ = signatures(units, starts, 5, (a, b))
-    base, whole = int(kernel("minhash").BASE), 1 << 64
+    base, whole = int(kernel("curate/minhash").BASE), 1 << 64
 
     def mixed(x):
         for shift, times in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):

@@ -94,7 +94,7 @@ def test_compiled_counts_are_the_plain_ones(texts):
     asked += [(ngrams, found.words, {"variant": variant}) for variant in (0, 1, 2)]
     compiled = [count(pieces, **options) for count, pieces, options in asked]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(repetition, "compiled", lambda name: None)
+        patch.setattr(repetition, "kernel", lambda name: None)
         plain = [count(pieces, **options) for count, pieces, options in asked]
     for one, other in zip(compiled[:4], plain):
         assert np.array_equal(one, other)

@@ -73,7 +73,7 @@ def test_the_compiled_scan_is_the_plain_one_on_real_pages(split):
 def test_without_a_compiler_the_plain_scan_serves(monkeypatch):
     texts = ["the end of it.", "two\nlines"]
     expected = scan(array(texts))
-    monkeypatch.setattr("bloomery.curate.scan.compiled", lambda name: None)
+    monkeypatch.setattr("bloomery.curate.scan.kernel", lambda name: None)
     assert differences(scan(array(texts)), expected) == []
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from bloomery.model.cache import Cache, kept_as, kernel
+from bloomery.core.kernels import kernel
+from bloomery.model.cache import Cache, kept_as
 from bloomery.model.config import ModelConfig
 from bloomery.model.dot_product import PLAIN, Scoring
 from bloomery.model.positions import rope, rope_frequencies, rope_table
@@ -163,7 +164,7 @@ def test_what_a_cpu_computes_is_what_it_keeps():
 
 
 def test_without_numba_steps_are_three_products(monkeypatch):
-    monkeypatch.setattr("bloomery.model.cache.find_spec", lambda name: None)
+    monkeypatch.setattr("bloomery.core.kernels.find_spec", lambda name: None)
     kernel.cache_clear()
     try:
         cache = Cache(CONFIG, 2, 8)

@@ -3,7 +3,18 @@
 import json
 
 import pytest
-from report_runs import HOSTILE, Run, answer_rows, curation_files, lines, made_card, preference_rows, training_rows
+from report_runs import (
+    HOSTILE,
+    Run,
+    answer_rows,
+    classified,
+    curation_files,
+    lines,
+    made_card,
+    preference_rows,
+    read_answers,
+    training_rows,
+)
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +45,9 @@ def whole_run(tmp_path_factory) -> list[str]:
                  "dpo.preference_accuracy_by_kind": {"fact": 0.91, "form": 0.754}})
     run.stage("reward", reads=("evaluate",), accuracy=0.76,
               files=lambda out: (out / "card.json").write_text(json.dumps(made_card("one", "two"))))
+    run.stage("reviews", "classify", reads=("reward",), config={"columns": {"review": "text", "2": "label"}},
+              files=classified)
+    run.stage("reader", "qa", reads=("reviews",), files=read_answers)
     return run.folders
 
 

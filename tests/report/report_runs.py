@@ -124,6 +124,41 @@ def answer_rows() -> list[dict]:
                                ("getsize", "returns the size of a file"), ("samefile", "compares two paths")]]
 
 
+def classified(out: Path) -> None:
+    """What a classify stage leaves of 300 reviews, of which every third is wrong: the surest mistakes first."""
+    names, rng = ["bad", "good", "neither"], random.Random(3)
+    table, rows = [[0] * 3 for _ in names], []
+    for number in range(300):
+        truth = rng.randrange(3)
+        said = (truth + number % 2 + 1) % 3 if number % 3 == 0 else truth
+        sure = round(0.5 + 0.5 * rng.random(), 6)
+        chances = {name: sure if place == said else round((1 - sure) / 2, 6) for place, name in enumerate(names)}
+        table[truth][said] += 1
+        rows.append({"review": HOSTILE if number == 0 else f"Number {number}, a film as {names[truth]} as any. " * 3,
+                     "2": str(truth), "label": names[truth], "prediction": names[said], "probability": sure,
+                     "probabilities": chances})
+    rows.sort(key=lambda row: row["probability"] if row["label"] != row["prediction"] else 0.0, reverse=True)
+    lines(out / "predictions.jsonl", rows)
+    (out / "card.json").write_text(json.dumps({
+        "task": "single", "accuracy": 2 / 3, "ece": 0.1, "classes": names, "confusion": table,
+        "per_class": {name: {"precision": 0.7, "recall": 0.6, "f1": 0.65, "support": 100} for name in names},
+        "reliability": [{"low": 0.4, "high": 0.6, "count": 100, "confidence": 0.55, "right": 0.5},
+                        {"low": 0.8, "high": 1.0, "count": 200, "confidence": 0.9, "right": 0.75}]}))
+
+
+def read_answers(out: Path) -> None:
+    """What a qa stage leaves: an answer beside the right one, one to a question without, and a right one."""
+    asked = [("Where is ore smelted?", "Ore is smelted in a bloomery, which is a furnace.", ["in a bloomery"],
+              "a furnace", 0.0), ("Who?", "Nobody knows. " * 60, [], "Nobody", 0.0),
+             ("What?", "Iron is made.", ["Iron"], "Iron", 1.0)]
+    lines(out / "predictions.jsonl", [
+        {"id": str(n), "question": question, "context": context, "answers": right, "prediction": said, "best": said,
+         "score": 4.0 - n, "null_score": 0.5, "start": context.find(said), "f1": f1}
+        for n, (question, context, right, said, f1) in enumerate(asked)])
+    (out / "card.json").write_text(json.dumps({"task": "qa", "exact_match": 33.3, "f1": 33.3, "beside": {
+        "random_span": {"exact_match": 0.0, "f1": 4.0}}}))
+
+
 def made_card(*names: str) -> dict:
     """Marks of models whose scores are the answer's place and noise."""
     groups = [Ranked([1], [[2] * (2 + i % 5), [2] * (3 + i % 3)], (1, 2), margin=float(i % 3), kind="ab"[i % 2],

@@ -40,3 +40,38 @@ def test_what_differs_in_its_text_alone_is_drawn_together_the_best_first(recipe)
 @pytest.mark.parametrize("change", [{"documents": 299}, {"lr": 0.2}, {"verb": "extend"}])
 def test_other_options_or_another_held_out_text_are_no_comparison(recipe, change):
     assert comparisons(recipe(**change)) == []
+
+
+@pytest.fixture
+def second_tasks(tmp_path):
+    """Runs of a second task after a first one, by their weight of EWC."""
+    def made(*runs, **options):
+        stages = []
+        for name, weight, left, learned in runs:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps({
+                "step": step, "val_accuracy": learned * step / 100, "before_accuracy": 0.9 + (left - 0.9) * step / 100})
+                + "\n" for step in (0, 50, 100)))
+            stages.append({"id": name, "label": name, "reads": [], "folder": tmp_path / name, "verb": "classify",
+                           "config": {"data": "new", "before.data": "old", "before.ewc": weight} | options})
+        return stages
+    return made
+
+
+def test_what_ewc_keeps_is_drawn_beside_what_is_forgotten_without(second_tasks):
+    stages = second_tasks(("free", 0.0, 0.5, 0.95), ("bound", 1e5, 0.88, 0.7), ("held", 1e3, 0.8, 0.9))
+    (entry,) = comparisons(stages)
+    assert entry["stage"] == "bound against held against free"
+    before, new = entry["charts"]
+    assert [(line["name"], line["look"], line["y"]) for line in before["series"]] == [
+        ("bound", "first", [0.9, 0.89, 0.88]), ("held", "second", [0.9, 0.85, 0.8]), ("free", "third", [0.9, 0.7, 0.5])]
+    assert [line["y"][-1] for line in new["series"]] == [0.7, 0.9, 0.95]
+    assert "bound still gets 88.0 % of the task before right, held 80.0 % and free 50.0 %" in entry["words"][0]["words"]
+
+
+def test_another_first_task_or_none_is_no_comparison(second_tasks):
+    one, other = second_tasks(("free", 0.0, 0.5, 0.9), ("held", 1e3, 0.8, 0.9))
+    other["config"]["before.data"] = "another"
+    assert comparisons([one, other]) == []
+    one["config"].pop("before.data"), other["config"].pop("before.data")
+    assert comparisons([one, other]) == []

@@ -87,6 +87,14 @@ def test_a_worse_model_is_called_worse():
     assert "lowered the share" in sentence
 
 
+def test_wins_are_told_with_their_interval():
+    numbers = {"ppo.win_rate_over_sft": 0.63, "ppo.win_rate_over_sft_low": 0.58, "ppo.win_rate_over_sft_high": 0.68,
+               "ppo.win_rate_over_sft_ties": 0.02, "dpo.win_rate_over_sft": 0.55}
+    sentence, tiles = findings.headline(numbers, None, 3, 10)
+    assert sentence == "Ppo's answers are preferred to sft's in 63 % of cases (58 to 68 %)."
+    assert (tiles[0]["value"], tiles[0]["note"]) == ("63 %", "a coin gets 50 %; 95 % interval 58 to 68 %")
+
+
 @pytest.mark.parametrize(("bits", "said", "warns"), [
     ([2.0, 1.9], "Nothing was forgotten: the text it was trained on before needs 1.900 bits per byte, 2.000 at the "
                  "start.", False),
@@ -148,10 +156,11 @@ def test_data_block_cannot_end_its_script(new_run, tmp_path):
 def test_order_and_graph_follow_parents(whole_run, tmp_path):
     _, content = made(list(reversed(whole_run)), tmp_path)
     names = [s["stage"] for s in content["stages"]]
-    assert names == ["curate", "tokenizer", "instructions", "shards", "pretrain", "sft", "dpo", "evaluate", "reward"]
+    assert names == ["curate", "tokenizer", "instructions", "shards", "pretrain", "sft", "dpo", "evaluate", "reward",
+                     "reviews", "reader"]
     layers, arrows = in_layers({s["id"]: s["reads"] for s in content["stages"]})
-    assert [len(layer) for layer in layers] == [1, 2, 2, 2, 1, 1, 1, 1]
-    assert len(arrows) == 9                                     # of 16 reads, 7 are implied by longer paths
+    assert [len(layer) for layer in layers] == [1, 2, 2, 2, 1, 1, 1, 1, 1, 1]
+    assert len(arrows) == 11                                    # of 18 reads, 7 are implied by longer paths
     assert sum(isinstance(place, Pass) for layer in layers for place in layer) == 2
 
 

@@ -87,14 +87,40 @@ def test_theme_changes_page_and_charts(opened):
 
 def test_documents_are_filtered_and_searched(opened):
     page = opened(1366)
-    shown = "document.querySelectorAll('.document:not([hidden])').length"
+    shown = "document.querySelectorAll('#curation .document:not([hidden])').length"
     assert page.evaluate(shown) == 143
-    page.select_option("[data-reason]", index=1)
+    page.select_option("[data-by=of]", index=1)
     assert page.evaluate(shown) == 20
-    page.select_option("[data-reason]", index=0)
+    page.select_option("[data-by=of]", index=0)
     page.fill("[data-search]", "window.stolen")
     assert page.evaluate(shown) == 1
     assert page.inner_text(".browser output") == "1 of 143 shown"
+
+
+def test_mistakes_are_filtered_by_what_is_true_and_what_was_said(opened):
+    page = opened(1366)
+    browser = page.locator("#tasks .browser").first
+    shown = "[...document.querySelectorAll('#tasks .browser')][0].querySelectorAll('.mistake:not([hidden])').length"
+    assert page.evaluate(shown) == 100 and browser.locator("output").inner_text() == "100 of 100 shown"
+    kinds = [browser.locator(f"select[data-by={side}]") for side in ("truths", "said")]
+    kinds[0].select_option(index=1)
+    some = page.evaluate(shown)
+    assert kinds[0].locator("option").nth(1).inner_text().endswith(f": {some}") and 0 < some < 100
+    kinds[1].select_option(index=1)
+    assert page.evaluate(shown) < some
+    for kind in kinds:
+        kind.select_option(index=0)
+    browser.locator("input").fill("window.stolen")
+    assert page.evaluate(shown) == 1
+
+
+def test_without_a_script_mistakes_can_be_read_and_nothing_is_offered(browser, address):
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(address)
+    first = page.locator("#tasks .mistake").first
+    first.locator("summary").click()
+    assert first.locator("pre").is_visible() and not page.locator("#tasks .controls").first.is_visible()
+    page.context.close()
 
 
 def test_a_limit_is_moved_and_says_what_it_would_keep(opened):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
 from bloomery.core.errors import InputError
+from bloomery.core.kernels import kernel
 from bloomery.text import bpe as module
 from bloomery.text.bpe import BYTES, LETTERS, PIECE, bpe, learn, word_counts
 from bloomery.text.tokenizer import SMALLEST, train_tokenizer
@@ -36,9 +37,9 @@ def test_counts_beyond_32_bits_are_counted():
 @settings(max_examples=60)
 def test_the_kernel_computes_what_is_defined(words, merges):
     pytest.importorskip("numba")
-    fast = module.compiled(words, merges)
+    fast = module.compiled(kernel("text/bpe"), words, merges)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "bpe_kernel", None)
+        patch.setattr(module, "kernel", lambda name: None)
         assert fast == learn(words, merges)
 
 

@@ -68,7 +68,7 @@ def test_memory_is_never_more_than_its_peak():
 
 def test_the_peak_is_measured_once_and_draws_no_random_numbers(monkeypatch):
     calls = []
-    monkeypatch.setattr(live, "matmul_rate", lambda dtype, size: calls.append(torch.randn(3)) or 5e9)
+    monkeypatch.setattr(live, "matmul_rate", lambda dtype, size, device: calls.append(torch.randn(3)) or 5e9)
     peak_rate.cache_clear()
     before = torch.get_rng_state()
     assert peak_rate(torch.float32) == peak_rate(torch.float32) == 5e9

@@ -78,19 +78,20 @@ document.getElementById("theme").addEventListener("click", () => {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
 
 for (const browser of all(".browser")) {
-  const reason = browser.querySelector("[data-reason]"), search = browser.querySelector("[data-search]");
+  const choices = all("select", browser), search = browser.querySelector("[data-search]");
   const documents = all(".document", browser).map(node => ({ node, text: node.textContent.toLowerCase() }));
   const filter = () => {
     const words = search.value.trim().toLowerCase();
     let shown = 0;
     for (const { node, text } of documents) {
-      node.hidden = Boolean(reason.value && node.dataset.of !== reason.value) || !text.includes(words);
+      node.hidden = !text.includes(words) || choices.some(({ value, dataset: { by } }) => value && !node.dataset[by].split(" ").includes(value));
       shown += !node.hidden;
     }
     browser.querySelector("output").textContent = `${shown} of ${documents.length} shown`;
   };
-  reason.addEventListener("change", filter);
+  choices.forEach(choice => choice.addEventListener("change", filter));
   search.addEventListener("input", filter);
+  browser.querySelector(".controls").hidden = false;            // without a script they would do nothing
   filter();
 }
 for (const input of all("[data-rows]")) {
