@@ -231,7 +231,7 @@ def test_help_fits_its_terminal(columns, types, monkeypatch, capsys):
     monkeypatch.setattr(console, "terminal", lambda: Console(width=columns))
     console.print_verb_help("curate", STAGES["curate"], cli.load("curate")[0])
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= columns and any("list of float" in line for line in lines) == types
+    assert max(map(len, lines)) <= columns and any("float, float" in line for line in lines) == types
     assert any(line.split()[:1] == ["duplicate_paragraph_characters"] for line in lines)       # whole, not folded
 
 

@@ -157,9 +157,10 @@ def test_tensors_that_are_far_away_refuse_to_meet_those_that_are_here():
     assert said.stdout.split() == ["2.0"] and "that is here meets one that is far away" in said.stderr
 
 
-def test_stages_run_where_no_tensor_is_here(tmp_path):
+@pytest.mark.parametrize("tests", [AGAIN[:1], pytest.param(AGAIN[1:], marks=pytest.mark.slow)], ids=["one", "others"])
+def test_stages_run_where_no_tensor_is_here(tmp_path, tests):
     """Tests of stages again on a device whose tensors refuse to meet the CPU's."""
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "tests.faraway", "-p", "no:cacheprovider",
-                           f"--basetemp={tmp_path / 'far'}", *AGAIN], cwd=ROOT, text=True, capture_output=True,
+                           f"--basetemp={tmp_path / 'far'}", *tests], cwd=ROOT, text=True, capture_output=True,
                           env=os.environ | {"BLOOMERY_DEVICE": "far"})
     assert done.returncode == 0 and "failed" not in done.stdout, done.stdout[-4000:]
