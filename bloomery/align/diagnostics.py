@@ -22,6 +22,7 @@ from bloomery.core.records import Problem
 from bloomery.data.answers import AnswerBatch, answer_forest, tokens
 from bloomery.data.likelihood import token_logps, trained
 from bloomery.data.packing import best_fit_decreasing
+from bloomery.data.splits import spread_out
 from bloomery.generate.decode import complete
 from bloomery.generate.request import Completion
 from bloomery.generate.sampling import AS_IS
@@ -58,7 +59,7 @@ class Watch:
                  score: Score | None = None, seed: int = 0):
         room = reference.config.context - config.max_tokens
         rendered = [(problem, renderer.prompt(problem.prompt)) for problem in problems]
-        fitting = [pair for pair in rendered if len(pair[1]) <= room][:config.prompts]
+        fitting = spread_out([pair for pair in rendered if len(pair[1]) <= room], config.prompts)
         if config.prompts and problems and not fitting:
             say(f"  warning: no prompt is watched: none leaves room for watch.max_tokens={config.max_tokens}")
         self.problems, self.prompts = [problem for problem, _ in fitting], [ids for _, ids in fitting]

@@ -30,6 +30,7 @@ from bloomery.core.files import Quarantine
 from bloomery.core.metrics import read_metrics, say
 from bloomery.core.records import Preference, Problem, Rating
 from bloomery.data.formats import preferences, ratings
+from bloomery.data.splits import spread_out
 from bloomery.data.stream import Stream, samples
 from bloomery.generate.preview import preview
 from bloomery.losses.preference import REFERENCE_FREE, UNPAIRED
@@ -172,7 +173,7 @@ def gathered(config: Config, renderer: Renderer, context: int, out: Path) -> tup
     quarantine.write(out)
     pairs.refuse(quarantine, config)
     items, counts = render(rows, renderer, context, where=config.data, policy=config)
-    spare = read(config.validation, config)[0][:config.validation_pairs] if config.validation else []
+    spare = spread_out(read(config.validation, config)[0], config.validation_pairs) if config.validation else []
     held_out = render(spare, renderer, context, where=config.validation)[0] if spare else []
     shared = pairs.shared_prompts(items, held_out)
     say(f"  {config.loss}: {pairs.described(items)}")

@@ -32,7 +32,7 @@ from bloomery.core.files import Quarantine
 from bloomery.core.metrics import say
 from bloomery.core.records import Conversation, Preference, Ranking
 from bloomery.data.formats import conversations, preference_row, preferences, ranking_row
-from bloomery.data.splits import shared_prompts, split_by_prompt
+from bloomery.data.splits import shared_prompts, split_by_prompt, spread_out
 from bloomery.losses.ranking import RANKING, bradley_terry, centring
 from bloomery.model.adapt import AdaptConfig, adapt, merge, trained_share
 from bloomery.model.forest import Forest, roots
@@ -116,7 +116,7 @@ def run(config: Config, out: Path) -> dict:
     adapt(model.trunk, config.adapt, seed=config.seed)
     state = train(model, config, out, name="reward", objective=objective(config.ranking, centre=config.centre),
                   stream=ranked_stream(groups, size=config.pairs, micro_tokens=config.micro_tokens, seed=config.seed),
-                  validate=validation(measured[:config.validation_pairs], config.micro_tokens))
+                  validate=validation(spread_out(measured, config.validation_pairs), config.micro_tokens))
     learned, share = state.model, trained_share(state.model)
     learned.trunk = learned.trunk if config.adapt.method == "full" else merge(learned.trunk)
     learned.compute = torch.float32                             # what readers of the folder compute in

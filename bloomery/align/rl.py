@@ -44,6 +44,7 @@ from bloomery.core.config import Input
 from bloomery.core.errors import Preempted
 from bloomery.core.files import Quarantine
 from bloomery.core.metrics import MetricLog, say, shorten
+from bloomery.data.splits import spread_out
 from bloomery.data.stream import samples
 from bloomery.generate.sampling import AS_IS, GREEDY
 from bloomery.losses.advantage import ADVANTAGE, gae, token_rewards, whiten, without_spread
@@ -263,7 +264,7 @@ def run(config: Config, out: Path, *, dictated: Source | None = None) -> dict:
                   config.updates == 1, config.critic.coefficient, config.critic.clip)
     learner = Learner(config, state, control, dictated or actor, earned, objective(terms, reference), asked, reference,
                       ptx)
-    look = looking(learner, actor, spread(held_out, config.look.prompts), gold)
+    look = looking(learner, actor, spread_out(held_out, config.look.prompts), gold)
     saver = checkpoint.Saver(home, identity, kept=config.keep, background=config.background)
     ended = train(learner, look, saver, out)
     if ended:
@@ -285,12 +286,6 @@ def prompts(path: str, config: Config, renderer: Renderer, context: int, quarant
         found = [replace(problem, prompt=world().reset(problem)) for problem in found]
     fitting, without_room = room(found, renderer, context, where=path, least=config.room)
     return [Asked(problem, ids, place) for place, (problem, ids) in enumerate(fitting)], without_room
-
-
-def spread(asked: Sequence[Asked], count: int) -> list[Asked]:
-    """At most `count` prompts from all over a file: what lies together in it is often of one kind."""
-    count = min(count, len(asked))
-    return [asked[place * len(asked) // count] for place in range(count)]
 
 
 def looking(learner: Learner, actor: Actor, asked: Sequence[Asked], gold: Rewards | None) -> Look:

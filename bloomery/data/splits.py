@@ -10,6 +10,7 @@ from typing import TypeVar
 from bloomery.core.records import Preference, Ranking, Rating, unit_hash
 
 Asked = TypeVar("Asked", Preference, Ranking, Rating)
+Row = TypeVar("Row")
 
 
 def question(row: Asked) -> str:
@@ -25,6 +26,12 @@ def split_by_prompt(rows: Sequence[Asked], share: float, *, seed: int = 0) -> tu
     for row in rows:
         sides[unit_hash(question(row), f"held out {seed}") < share].append(row)
     return sides
+
+
+def spread_out(rows: Sequence[Row], count: int) -> list[Row]:
+    """At most `count` rows from all over a file, in order: what lies together in it is often of one kind."""
+    count = min(count, len(rows))
+    return [rows[place * len(rows) // count] for place in range(count)]
 
 
 def shared_prompts(training: Iterable[Asked], held_out: Iterable[Asked]) -> int:

@@ -28,6 +28,7 @@ from bloomery.core.metrics import say
 from bloomery.core.records import unit_hash
 from bloomery.data.batch import Batch
 from bloomery.data.packing import best_fit_decreasing
+from bloomery.data.splits import spread_out
 from bloomery.data.stream import Stream, samples
 from bloomery.finetune.predictions import TASK, evaluating
 from bloomery.finetune.questions import Asked, questions
@@ -234,7 +235,7 @@ def run(config: Config, out: Path) -> dict:
     make = partial(span_batch, causal=model.config.causal, typed=model.config.types > 0)
 
     def validate(model: Headed) -> Metrics:
-        chosen = measured[:config.validation_questions]
+        chosen = spread_out(measured, config.validation_questions)
         said = answers(model, chosen, longest=config.longest, threshold=config.threshold,
                        micro_tokens=config.micro_tokens)
         with evaluating(model):

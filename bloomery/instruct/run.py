@@ -20,6 +20,7 @@ from bloomery.core.files import Quarantine
 from bloomery.core.metrics import say
 from bloomery.core.records import Conversation, unit_hash
 from bloomery.data.formats import conversations
+from bloomery.data.splits import spread_out
 from bloomery.data.tasks import micro_batches
 from bloomery.generate.preview import preview
 from bloomery.instruct.examples import by_split, packed, rendered_runs
@@ -76,7 +77,7 @@ def gathered(config: Config, quarantine: Quarantine) -> tuple[list[Conversation]
         say(f"  sft: {len(known) - len(training)} conversations of other splits are not trained on")
     if config.validation:
         validation = conversations(config.validation, quarantine, columns=config.columns)
-    return training, validation[:config.validation_examples], unseen
+    return training, spread_out(validation, config.validation_examples), unseen
 
 
 def raise_contradictions(config: Config) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from bloomery.core.records import Message, Preference
-from bloomery.data.splits import question, shared_prompts, split_by_prompt
+from bloomery.data.splits import question, shared_prompts, split_by_prompt, spread_out
 
 
 def row(number: int, turns: int = 1) -> Preference:
@@ -36,3 +36,9 @@ def test_prompts_on_both_sides_are_counted():
 def test_a_share_of_all_is_refused():
     with pytest.raises(ValueError, match="a share"):
         split_by_prompt([row(1)], 1.0)
+
+
+def test_a_few_rows_come_from_all_over_a_file_in_order():
+    rows = ["helpful"] * 6 + ["harmless"] * 4
+    assert spread_out(rows, 5) == ["helpful"] * 3 + ["harmless"] * 2
+    assert spread_out(range(10), 4) == [0, 2, 5, 7] and spread_out(range(3), 9) == [0, 1, 2] and spread_out([], 4) == []
