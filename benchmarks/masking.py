@@ -9,11 +9,10 @@ Texts are random ids between [CLS] and [SEP].  Each side draws its masks as it d
 
 import json
 import sys
-import time
 from pathlib import Path
 
-from benchmarks.trainers import DTYPES, RATE, settings, watched
-from benchmarks.tuning import answer, order
+from benchmarks.trainers import DTYPES, settings, watched
+from benchmarks.tuning import answer, order, stepped
 
 PAD, CLS, SEP, MASK, UNKNOWN = range(5)
 NAMES = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]", "unk_token": "[UNK]"}
@@ -52,10 +51,7 @@ def ours(spec: dict) -> dict:
     from bloomery.model.forest import roots
     from bloomery.model.store import load_model
     from bloomery.pretrain.masking import Masker, MaskingConfig
-    from bloomery.train.loop import fit
     from bloomery.train.objective import causal_lm
-    from bloomery.train.optim import OptimizerConfig
-    from bloomery.train.state import Report, State, fresh
 
     model = load_model(Path(spec["folder"]), compute=getattr(torch, DTYPES[spec["precision"]]))
     size = model.config.vocabulary
@@ -84,16 +80,7 @@ def ours(spec: dict) -> dict:
         bins = best_fit_decreasing(lengths, max(MICRO_TOKENS, *lengths))
         return [batch([steps[step][i] for i in group], step) for group in bins]
 
-    optimizer = OptimizerConfig(lr=RATE, schedule="constant", warmup=0, weight_decay=0.1, beta2=0.95)
-    ends, losses, norms = [], [], []
-
-    def watch(state: State, report: Report) -> None:
-        ends.append(time.perf_counter())
-        losses.append(report.metrics["loss"])
-        norms.append(report.grad_norm)
-
-    fit(fresh(model, optimizer, steps=len(steps)), stream, causal_lm, (watch,))
-    return answer(spec, ends, losses, norms)
+    return stepped(spec, model, stream, causal_lm, steps=len(steps))
 
 
 def trainer(spec: dict) -> dict:

@@ -9,11 +9,10 @@ the end token; tokens that count are theirs, never padding.
 
 import json
 import sys
-import time
 from pathlib import Path
 
-from benchmarks.trainers import DTYPES, RATE, settings, watched
-from benchmarks.tuning import MICRO_TOKENS, answer, order
+from benchmarks.trainers import DTYPES, settings, watched
+from benchmarks.tuning import MICRO_TOKENS, answer, order, stepped
 
 
 def pairs(spec: dict) -> list[tuple[list[int], list[int]]]:
@@ -27,10 +26,7 @@ def ours(spec: dict) -> dict:
     from bloomery.data.parallel import Pair, pair_batches
     from bloomery.data.stream import MicroBatches
     from bloomery.model.seq2seq_files import load_seq2seq
-    from bloomery.train.loop import fit
     from bloomery.train.objective import causal_lm
-    from bloomery.train.optim import OptimizerConfig
-    from bloomery.train.state import Report, State, fresh
 
     model = load_seq2seq(Path(spec["folder"]), compute=getattr(torch, DTYPES[spec["precision"]]))
     found, steps = [Pair(*pair) for pair in pairs(spec)], order(spec)
@@ -38,16 +34,7 @@ def ours(spec: dict) -> dict:
     def stream(step: int) -> MicroBatches:
         return pair_batches([found[i] for i in steps[step]], model.config.start_id, MICRO_TOKENS)
 
-    optimizer = OptimizerConfig(lr=RATE, schedule="constant", warmup=0, weight_decay=0.1, beta2=0.95)
-    ends, losses, norms = [], [], []
-
-    def watch(state: State, report: Report) -> None:
-        ends.append(time.perf_counter())
-        losses.append(report.metrics["loss"])
-        norms.append(report.grad_norm)
-
-    fit(fresh(model, optimizer, steps=len(steps)), stream, causal_lm, (watch,))
-    return answer(spec, ends, losses, norms)
+    return stepped(spec, model, stream, causal_lm, steps=len(steps))
 
 
 def trainer(spec: dict) -> dict:

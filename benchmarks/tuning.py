@@ -74,10 +74,7 @@ def steps_of(spec: dict, model: object) -> dict:
 
     from bloomery.data.batch import Batch, forest, sequence
     from bloomery.data.packing import best_fit_decreasing
-    from bloomery.train.loop import fit
     from bloomery.train.objective import causal_lm
-    from bloomery.train.optim import OptimizerConfig
-    from bloomery.train.state import Report, State, fresh
 
     runs = [sequence(prompt + said, [False] * len(prompt) + [True] * len(said))
             for prompt, said in examples(spec, model.config.vocabulary)]
@@ -88,6 +85,15 @@ def steps_of(spec: dict, model: object) -> dict:
         bins = best_fit_decreasing(lengths, max(MICRO_TOKENS, *lengths))
         return [forest([runs[steps[step][i]] for i in group]) for group in bins]
 
+    return stepped(spec, model, stream, partial(causal_lm, entropy=True), steps=len(steps))
+
+
+def stepped(spec: dict, model: object, stream: object, objective: object, *, steps: int) -> dict:
+    """So many steps of our loop, and when each ended, with which loss and gradient norm."""
+    from bloomery.train.loop import fit
+    from bloomery.train.optim import OptimizerConfig
+    from bloomery.train.state import Report, State, fresh
+
     optimizer = OptimizerConfig(lr=RATE, schedule="constant", warmup=0, weight_decay=0.1, beta2=0.95)
     ends, losses, norms = [], [], []
 
@@ -96,7 +102,7 @@ def steps_of(spec: dict, model: object) -> dict:
         losses.append(report.metrics["loss"])
         norms.append(report.grad_norm)
 
-    fit(fresh(model, optimizer, steps=len(steps)), stream, partial(causal_lm, entropy=True), (watch,))
+    fit(fresh(model, optimizer, steps=steps), stream, objective, (watch,))
     return answer(spec, ends, losses, norms)
 
 
